@@ -1,0 +1,243 @@
+//! A folder of files, as little of it as Weir needs.
+//!
+//! Everything that must survive a crash is written through [`Disk`], so that
+//! the same code runs on the real disk ([`RealDisk`]) and, in tests, on one
+//! kept in memory that records every operation and can be cut off after any of
+//! them. Calls block; callers keep them off the async threads.
+//!
+//! What a crash leaves is what POSIX promises and no more:
+//!
+//! - bytes written to a file are there only after [`DiskFile::sync`];
+//! - a file that was created, renamed or removed is so only after
+//!   [`Disk::sync_dir`] of the folder it is in (and of each folder it moved between);
+//! - after a failed sync nothing may be assumed about the file, and the sync
+//!   may not be tried again (the kernel forgets the lost pages).
+//!
+//! Paths are relative to the root of the disk.
+
+use std::{
+    fs, io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A folder of files.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens an existing file to read and write it.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Creates a file, which must not exist yet.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Gives a file a new name, replacing the file that had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Creates a folder and those above it that are missing; fine if it exists.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// The files in a folder (no folders), in no order. A missing folder is
+    /// [`io::ErrorKind::NotFound`].
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
+
+    /// Makes creations, renames and removals in a folder durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Bytes that may still be written to the underlying volume.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// A name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    pub name: String,
+    pub len: u64,
+}
+
+/// An open file. Reads and writes say where; there is no cursor.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `data`, growing the file if need be.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes the parts one after another from `offset`, in as few calls as can be.
+    fn write_parts_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Makes everything written to this file durable (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+
+    /// Reserves space for the first `len` bytes and makes the file that long,
+    /// zeros where nothing was written.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// Cuts the file off, or extends it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    fn len(&self) -> io::Result<u64>;
+
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// Reads exactly `len` bytes, or fails with [`io::ErrorKind::UnexpectedEof`].
+pub fn read_exact_at(file: &dyn DiskFile, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; len];
+    if file.read_at(&mut buffer, offset)? < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(buffer)
+}
+
+/// Replaces a small file as a whole: after a crash it has the old or the new
+/// content, never a mixture.
+pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(".tmp");
+    let temp = PathBuf::from(temp);
+    match disk.remove(&temp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&temp)?;
+    file.write_at(content, 0)?;
+    file.sync()?;
+    disk.rename(&temp, path)?;
+    disk.sync_dir(dir)
+}
+
+/// The folder `root` of the machine's file system.
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// Uses a folder that exists.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(self.root.join(path))?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.root.join(path))?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(self.root.join(path))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(self.root.join(path))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(self.root.join(dir))? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            // A name that is not UTF-8 is none of ours.
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                entries.push(DirEntry {
+                    name,
+                    len: metadata.len(),
+                });
+            }
+        }
+        Ok(entries)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(self.root.join(dir))?.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+}
+
+struct RealFile(fs::File);
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn write_parts_at(&self, parts: &[io::IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        // The kernel takes at most 1,024 parts a call (UIO_MAXIOV).
+        for group in parts.chunks(1024) {
+            let total: usize = group.iter().map(|part| part.len()).sum();
+            let mut written =
+                rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.0, group, offset))?;
+            if written < total {
+                // A short write: finish part by part.
+                let mut at = offset + written as u64;
+                for part in group {
+                    if written >= part.len() {
+                        written -= part.len();
+                        continue;
+                    }
+                    let rest = &part[written..];
+                    self.0.write_all_at(rest, at)?;
+                    at += rest.len() as u64;
+                    written = 0;
+                }
+            }
+            offset += total as u64;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len)?;
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}

@@ -1,0 +1,30 @@
+//! What the nodes of a Weir cluster agree on, and how blobs are replicated.
+//!
+//! Three floors, arrows downward only:
+//!
+//! - **policy** is synchronous and pure: [`state`], [`membership`], [`ring`],
+//!   [`placement`], [`replication::quorum`], [`replication::read_order`];
+//! - **seams** are traits that the node or the network implement:
+//!   [`blob::BlobStore`], [`peer::Peers`], [`raft::Consensus`], and
+//!   [`journal::disk::Disk`] under everything that writes files;
+//! - **shell** is the dull code around them: [`journal`], [`replication`],
+//!   [`raft`], [`peer`].
+//!
+//! [`words`] holds the vocabulary that all of them share.
+
+pub mod blob;
+pub mod journal;
+pub mod membership;
+pub mod peer;
+pub mod placement;
+pub mod raft;
+pub mod replication;
+pub mod ring;
+pub mod state;
+pub mod words;
+
+pub use words::{
+    digest::{Digest, DigestFunction},
+    error::Error,
+    ids::{ClusterId, Epoch, NodeId, Slot},
+};

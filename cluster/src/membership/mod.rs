@@ -1,0 +1,1 @@
+//! Which members vote, and when a joining member becomes active.

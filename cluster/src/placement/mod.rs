@@ -1,0 +1,1 @@
+//! Slot → owners, for one epoch.

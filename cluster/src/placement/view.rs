@@ -1,0 +1,1 @@
+//! Members and placements at one moment, as a value.

@@ -1,0 +1,1 @@
+//! The data plane of a gateway: which nodes a verb asks, and when it answers.
