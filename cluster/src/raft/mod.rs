@@ -1,6 +1,8 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+pub mod memory;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
