@@ -7,6 +7,8 @@
 //! Every call is bounded in time by the implementation: silence becomes
 //! [`Error::Unreachable`].
 
+pub mod faulty_peers;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
