@@ -1,1 +1,3 @@
-//! x
+//! One node of a Weir cluster.
+
+pub mod api;

@@ -1,0 +1,395 @@
+//! What stands before every service: memory is admitted, silence is cut off.
+//!
+//! [`Guarded`] looks at the five bytes that begin each gRPC message of a
+//! request. A message over the service's limit is refused before a byte of it
+//! is buffered. Any other takes its length from one budget that all calls
+//! share, and waits while the budget is used up: that is backpressure, the
+//! client's HTTP/2 window stays shut meanwhile. The share is given back when
+//! the call's next message begins, or with its answer.
+//!
+//! A call never waits for memory while it holds some: the share of the last
+//! message goes back first. Otherwise calls could wait for each other for ever.
+//!
+//! The tempting alternative, tonic's own limits, bounds one message but not
+//! their number, and reserves what the five bytes claim.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
+    time::{Instant, Sleep, sleep},
+};
+use tonic::{Status, body::Body, server::NamedService};
+use tower::Service;
+
+use super::{ApiConfig, status};
+
+/// The shared part: one budget for all services of the node.
+pub(crate) struct Limits {
+    memory: Arc<Semaphore>,
+    memory_bytes: u64,
+    patience: Duration,
+    stall: Duration,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &ApiConfig) -> Arc<Self> {
+        // Permits are counted in u32.
+        let memory_bytes = config.memory_bytes.min(u64::from(u32::MAX));
+        Arc::new(Self {
+            memory: Arc::new(Semaphore::new(memory_bytes as usize)),
+            memory_bytes,
+            patience: config.overload_patience(),
+            stall: config.stall(),
+        })
+    }
+}
+
+/// A service behind [`Limits`].
+#[derive(Clone)]
+pub(crate) struct Guarded<S> {
+    inner: S,
+    limits: Arc<Limits>,
+    message_bytes: usize,
+}
+
+impl<S> Guarded<S> {
+    /// Messages of more than `message_bytes` are refused.
+    pub(crate) fn new(inner: S, limits: &Arc<Limits>, message_bytes: usize) -> Self {
+        Self {
+            inner,
+            limits: limits.clone(),
+            message_bytes,
+        }
+    }
+}
+
+impl<S: NamedService> NamedService for Guarded<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let share = Arc::new(Share::default());
+        let request = request.map(|body| {
+            Body::new(GuardedBody {
+                inner: body,
+                limits: self.limits.clone(),
+                message_bytes: self.message_bytes,
+                share: share.clone(),
+                framing: Framing::default(),
+                waiting: None,
+                silence: None,
+                over: false,
+            })
+        });
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(share);
+            answer
+        })
+    }
+}
+
+/// A call's share of the memory; freed when both the body and the call are gone.
+#[derive(Default)]
+struct Share(Mutex<Option<OwnedSemaphorePermit>>);
+
+impl Share {
+    fn set(&self, permit: Option<OwnedSemaphorePermit>) {
+        // A std mutex, held for a swap.
+        let mut share = self.0.lock().expect("no panic while a permit is swapped");
+        *share = permit;
+    }
+}
+
+struct GuardedBody {
+    inner: Body,
+    limits: Arc<Limits>,
+    message_bytes: usize,
+    share: Arc<Share>,
+    framing: Framing,
+    waiting: Option<Waiting>,
+    /// Runs while the client owes us a frame.
+    silence: Option<Pin<Box<Sleep>>>,
+    over: bool,
+}
+
+/// A frame that is held back until there is memory for the messages it begins.
+struct Waiting {
+    permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, Status>> + Send>>,
+    frame: Frame<Bytes>,
+}
+
+impl GuardedBody {
+    /// Takes memory for `bytes`; `None` if it is there at once.
+    fn admit(
+        &self,
+        bytes: u64,
+    ) -> Option<impl Future<Output = Result<OwnedSemaphorePermit, Status>> + use<>> {
+        self.share.set(None);
+        let limits = self.limits.clone();
+        let bytes = bytes.min(limits.memory_bytes) as u32;
+        match limits.memory.clone().try_acquire_many_owned(bytes) {
+            Ok(permit) => {
+                self.share.set(Some(permit));
+                None
+            }
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => Some(async move {
+                let wait = limits.memory.clone().acquire_many_owned(bytes);
+                match tokio::time::timeout(limits.patience, wait).await {
+                    Ok(Ok(permit)) => Ok(permit),
+                    Ok(Err(_)) | Err(_) => Err(status::overloaded(limits.memory_bytes)),
+                }
+            }),
+        }
+    }
+
+    /// Whether the client has been silent for too long.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let stall = self.limits.stall;
+        self.silence
+            .get_or_insert_with(|| Box::pin(sleep(stall)))
+            .as_mut()
+            .poll(context)
+    }
+}
+
+impl http_body::Body for GuardedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        if this.over {
+            return Poll::Ready(None);
+        }
+        let outcome = ready!(this.poll_guarded(context));
+        this.over = !matches!(outcome, Some(Ok(_)));
+        Poll::Ready(outcome)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || (self.waiting.is_none() && self.inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl GuardedBody {
+    fn poll_guarded(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.waiting.is_none() {
+            let frame = match Pin::new(&mut self.inner).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(other) => return Poll::Ready(other),
+                Poll::Pending => {
+                    ready!(self.poll_silence(context));
+                    return Poll::Ready(Some(Err(Status::aborted(format!(
+                        "the client sent nothing for {} s (api.stall_seconds); nothing was stored",
+                        self.limits.stall.as_secs()
+                    )))));
+                }
+            };
+            if let Some(silence) = &mut self.silence {
+                silence.as_mut().reset(Instant::now() + self.limits.stall);
+            }
+            let begun = match frame.data_ref() {
+                Some(data) => self.framing.scan(data, self.message_bytes),
+                None => Ok(0),
+            };
+            match begun {
+                Err(length) => {
+                    return Poll::Ready(Some(Err(Status::invalid_argument(format!(
+                        "message of {length} bytes is over the limit of {} bytes; \
+                         send less in one message, or use ByteStream",
+                        self.message_bytes
+                    )))));
+                }
+                Ok(0) => return Poll::Ready(Some(Ok(frame))),
+                Ok(bytes) => match self.admit(bytes) {
+                    None => return Poll::Ready(Some(Ok(frame))),
+                    Some(permit) => {
+                        let permit = Box::pin(permit);
+                        self.waiting = Some(Waiting { permit, frame });
+                    }
+                },
+            }
+        }
+        let Some(waiting) = &mut self.waiting else {
+            return Poll::Ready(None);
+        };
+        let permit = ready!(waiting.permit.as_mut().poll(context));
+        let frame = self.waiting.take().map(|waiting| waiting.frame);
+        Poll::Ready(match permit {
+            Ok(permit) => {
+                self.share.set(Some(permit));
+                frame.map(Ok)
+            }
+            Err(status) => Some(Err(status)),
+        })
+    }
+}
+
+/// Where a request body stands between message prefixes.
+#[derive(Default)]
+struct Framing {
+    prefix: [u8; 5],
+    prefix_bytes: usize,
+    /// Bytes of the current message that are still to come.
+    rest: usize,
+}
+
+impl Framing {
+    /// Follows the framing through `data`. Bytes of the messages that begin in
+    /// it, or the length of the first that is over `limit`.
+    fn scan(&mut self, mut data: &[u8], limit: usize) -> Result<u64, u32> {
+        let mut begun = 0;
+        loop {
+            let skip = self.rest.min(data.len());
+            data = &data[skip..];
+            self.rest -= skip;
+            if data.is_empty() {
+                return Ok(begun);
+            }
+            let take = (5 - self.prefix_bytes).min(data.len());
+            self.prefix[self.prefix_bytes..self.prefix_bytes + take].copy_from_slice(&data[..take]);
+            self.prefix_bytes += take;
+            data = &data[take..];
+            if self.prefix_bytes < 5 {
+                return Ok(begun);
+            }
+            self.prefix_bytes = 0;
+            let [_, length @ ..] = self.prefix;
+            let length = u32::from_be_bytes(length);
+            if length as usize > limit {
+                return Err(length);
+            }
+            self.rest = length as usize;
+            begun += u64::from(length);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn guarded(inner: Body, config: &ApiConfig, limits: &Arc<Limits>) -> GuardedBody {
+        GuardedBody {
+            inner,
+            limits: limits.clone(),
+            message_bytes: config.max_batch_bytes as usize,
+            share: Arc::default(),
+            framing: Framing::default(),
+            waiting: None,
+            silence: None,
+            over: false,
+        }
+    }
+
+    fn message(length: u32) -> Bytes {
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.resize(5 + length as usize, 7);
+        bytes.into()
+    }
+
+    fn body(data: Vec<Bytes>) -> Body {
+        let frames = data
+            .into_iter()
+            .map(|bytes| Ok::<_, Status>(Frame::data(bytes)));
+        Body::new(StreamBody::new(futures::stream::iter(frames)))
+    }
+
+    #[test]
+    fn framing_is_followed_through_any_cuts() {
+        let mut all = Vec::new();
+        let lengths = [0, 3, 300, 0, 70_000, 1];
+        for length in lengths {
+            all.extend_from_slice(&message(length));
+        }
+        for cut in [1, 2, 4, 5, 6, 7, 1_000, all.len()] {
+            let mut framing = Framing::default();
+            let mut begun = 0;
+            for piece in all.chunks(cut) {
+                begun += framing.scan(piece, 70_000).unwrap();
+            }
+            let expected: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
+            assert_eq!(begun, expected);
+        }
+        assert_eq!(Framing::default().scan(&[0, 1, 0, 0, 0], 99), Err(1 << 24));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_memory_and_is_refused_in_the_end() {
+        let config = ApiConfig {
+            memory_bytes: 100,
+            ..ApiConfig::default()
+        };
+        let limits = Limits::new(&config);
+        let mut first = guarded(body(vec![message(80)]), &config, &limits);
+        let mut second = guarded(body(vec![message(30)]), &config, &limits);
+        let mut third = guarded(body(vec![message(30)]), &config, &limits);
+        assert!(first.frame().await.unwrap().is_ok());
+        let refused = second.frame().await.unwrap().unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        let (admitted, ()) = tokio::join!(third.frame(), async {
+            tokio::task::yield_now().await;
+            drop(first);
+        });
+        assert!(admitted.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_cut_off_and_a_slow_one_is_not() {
+        let config = ApiConfig::default();
+        let limits = Limits::new(&config);
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let frames = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let body = Body::new(StreamBody::new(frames));
+        let mut guarded = guarded(body, &config, &limits);
+        for _ in 0..5 {
+            let (frame, sent) = tokio::join!(guarded.frame(), async {
+                sleep(config.stall() - Duration::from_secs(1)).await;
+                sender.send(Ok::<_, Status>(Frame::data(message(1)))).await
+            });
+            assert!(sent.is_ok() && frame.unwrap().is_ok());
+        }
+        let error = guarded.frame().await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Aborted);
+        assert!(guarded.frame().await.is_none());
+    }
+}
