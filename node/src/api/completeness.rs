@@ -18,19 +18,20 @@ use weir_cluster::{
     state::{Ref, refs::manifest},
 };
 
-use super::{cas::Leases, directories, gather};
+use super::{ApiConfig, cas::Leases, directories, gather};
 
 /// Verdicts remembered, in each of two generations; each takes some 50 bytes.
 const VERDICTS: usize = 65_536;
 
-/// A yes is remembered for the lease divided by this: after a fetch at least
-/// three quarters of a lease are left.
+/// A yes is remembered for at most the lease divided by this: after a fetch at
+/// least three quarters of a lease are left.
 const REMEMBERED_PART: u32 = 4;
 
 /// Checks closures.
 pub(crate) struct Completeness {
     store: Arc<dyn BlobStore>,
     leases: Leases,
+    trust: Duration,
     // A std mutex: held for map operations only, never across an await.
     verdicts: Mutex<Verdicts>,
 }
@@ -42,10 +43,11 @@ pub(crate) struct Complete {
 }
 
 impl Completeness {
-    pub(crate) fn new(store: Arc<dyn BlobStore>, leases: Leases) -> Self {
+    pub(crate) fn new(store: Arc<dyn BlobStore>, leases: Leases, config: &ApiConfig) -> Self {
         Self {
             store,
             leases,
+            trust: config.closure_trust(),
             verdicts: Mutex::default(),
         }
     }
@@ -56,7 +58,7 @@ impl Completeness {
         let lease = Duration::from_secs(self.leases.current().seconds.into());
         let now = Instant::now();
         if let Some(leased) = self.remembered(found.revision)
-            && now - leased < lease / REMEMBERED_PART
+            && now - leased < self.trust.min(lease / REMEMBERED_PART)
         {
             return Ok(Some(Complete {
                 leased_until: SystemTime::now() + (lease - (now - leased)),

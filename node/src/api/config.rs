@@ -44,6 +44,10 @@ pub struct ApiConfig {
     pub closure_directory_bytes: u64,
     /// Nesting of directories. Each level is a round trip to the owners.
     pub closure_depth: usize,
+    /// For how long a ref that was found complete is shown without looking
+    /// again; never for more than a quarter of the lease that the look renewed.
+    /// 0 looks at every fetch.
+    pub closure_trust_seconds: u64,
     /// Closures that are walked at once; others wait. Each may take some
     /// 100 bytes of memory for each of `closure_digests`.
     pub closures_at_once: usize,
@@ -64,6 +68,7 @@ impl Default for ApiConfig {
             closure_digests: 1_000_000,
             closure_directory_bytes: 256 << 20,
             closure_depth: 1_000,
+            closure_trust_seconds: 900,
             closures_at_once: 8,
         }
     }
@@ -76,6 +81,10 @@ impl ApiConfig {
 
     pub(crate) fn stall(&self) -> Duration {
         Duration::from_secs(self.stall_seconds)
+    }
+
+    pub(crate) fn closure_trust(&self) -> Duration {
+        Duration::from_secs(self.closure_trust_seconds)
     }
 
     pub(crate) fn resume(&self) -> Duration {

@@ -94,7 +94,7 @@ pub async fn services(parts: ApiParts) -> Result<Api, tonic_reflection::server::
     let cas = Cas::new(store.clone(), leases.clone(), &config);
     let cas_message_bytes = cas.message_bytes();
     let bytestream = ByteStream::new(store.clone(), leases.clone(), &config);
-    let completeness = Completeness::new(store.clone(), leases.clone());
+    let completeness = Completeness::new(store.clone(), leases.clone(), &config);
     let finder = RefFinder::new(consensus.clone(), completeness);
     let publisher = Publisher::new(Gatherer::new(store, leases, &config), consensus);
     let capabilities = CapabilitiesServer::new(Capabilities::new(&config));

@@ -18,6 +18,7 @@ use crate::api::{arguments, status};
 const ANSWER_BYTES: u64 = (4 << 20) - 1_024;
 
 /// What a blob takes in the answer beside its bytes: hash, size, status, tags.
+/// Malformed digests take the same: what is sent back of them is what came.
 const ENTRY_BYTES: u64 = 100;
 
 impl Cas {
@@ -27,20 +28,19 @@ impl Cas {
     ) -> Result<BatchReadBlobsResponse, Status> {
         arguments::instance(&batch.instance_name)?;
         arguments::function(batch.digest_function)?;
-        let checked: Vec<_> = batch.digests.iter().map(arguments::digest).collect();
-        let total = checked.iter().flatten().map(|digest| digest.size);
-        let total = total.fold(0u64, u64::saturating_add);
+        let asked: Vec<_> = batch.digests.iter().map(arguments::digest).collect();
+        let sizes = asked.iter().map(|digest| match digest {
+            Ok(digest) => digest.size.saturating_add(ENTRY_BYTES),
+            Err(_) => ENTRY_BYTES,
+        });
+        let total = sizes.fold(0u64, u64::saturating_add);
         if total > ANSWER_BYTES {
             return Err(Status::invalid_argument(format!(
-                "blobs of {total} bytes in all do not fit into an answer of {ANSWER_BYTES} bytes; \
+                "an answer would take {total} bytes, clients take {ANSWER_BYTES}; \
                  split the batch, or use ByteStream"
             )));
         }
-        let mut room = ANSWER_BYTES;
-        let asked: Vec<Result<Digest, Status>> = checked
-            .into_iter()
-            .map(|digest| fit(digest?, &mut room))
-            .collect();
+        let mut explained = 0;
         let digests: Vec<_> = asked.iter().flatten().copied().collect();
         let mut answers = self.get_all(&digests).await.into_iter();
         let responses = batch.digests.into_iter().zip(asked);
@@ -50,7 +50,7 @@ impl Cas {
                 answers
                     .next()
                     .unwrap_or_else(lost)
-                    .map_err(|error| short(&error))
+                    .map_err(|error| short(&error, &mut explained))
             });
             let (data, status) = match answer {
                 Ok(bytes) => (bytes, rpc::Status::default()),
@@ -93,21 +93,18 @@ impl Cas {
     }
 }
 
-/// Takes room for a blob in the answer.
-fn fit(digest: Digest, room: &mut u64) -> Result<Digest, Status> {
-    match room.checked_sub(digest.size + ENTRY_BYTES) {
-        Some(rest) => {
-            *room = rest;
-            Ok(digest)
-        }
-        None => Err(Status::invalid_argument("batch too large")),
-    }
-}
+/// Errors of one batch that are told at length.
+const EXPLAINED: usize = 100;
 
 /// As [`status::of`], with a message that thousands of times fit into an answer.
-fn short(error: &Error) -> Status {
-    match error {
-        Error::NotFound(_) => Status::new(Code::NotFound, "not found"),
-        other => status::of(other),
+fn short(error: &Error, explained: &mut usize) -> Status {
+    if matches!(error, Error::NotFound(_)) {
+        return Status::new(Code::NotFound, "not found");
     }
+    let status = status::of(error);
+    *explained += 1;
+    if *explained > EXPLAINED {
+        return Status::new(status.code(), "as above");
+    }
+    status
 }
