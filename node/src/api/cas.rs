@@ -20,6 +20,7 @@ use weir_proto::reapi::{compressor, content_addressable_storage_server::SERVICE_
 use super::{
     ApiConfig, arguments,
     fast_codec::{FindMissingCodec, Missing, Question},
+    guard::{Limits, answer::with_room},
     method::{self, Answer, Capped},
     status, tree,
 };
@@ -54,15 +55,22 @@ impl Leases {
 pub(crate) struct Cas {
     store: Arc<dyn BlobStore>,
     leases: Leases,
+    limits: Arc<Limits>,
     max_batch_bytes: u64,
     max_blob_bytes: u64,
 }
 
 impl Cas {
-    pub(crate) fn new(store: Arc<dyn BlobStore>, leases: Leases, config: &ApiConfig) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn BlobStore>,
+        leases: Leases,
+        limits: Arc<Limits>,
+        config: &ApiConfig,
+    ) -> Self {
         Self {
             store,
             leases,
+            limits,
             max_batch_bytes: config.max_batch_bytes,
             max_blob_bytes: config.max_blob_bytes,
         }
@@ -76,7 +84,7 @@ impl Cas {
             .max(QUESTION_BYTES)
     }
 
-    async fn find_missing(self, question: Question) -> Result<Missing, Status> {
+    async fn find_missing(self, question: Question) -> Result<tonic::Response<Missing>, Status> {
         arguments::instance(&question.instance)?;
         arguments::function(question.function)?;
         let digests = question.digests;
@@ -85,12 +93,14 @@ impl Cas {
             .find_missing(&digests, self.leases.current())
             .await
             .map_err(|error| status::of(&error))?;
-        Ok(Missing(
+        let answer = Missing(
             missing
                 .into_iter()
                 .filter_map(|index| digests.get(index as usize).copied())
                 .collect(),
-        ))
+        );
+        let room = self.limits.answers.room(answer.bytes()).await?;
+        Ok(with_room(answer, room))
     }
 }
 
@@ -140,7 +150,7 @@ impl Service<Request<Body>> for Cas {
                         instance = %batch.instance_name, blobs = batch.digests.len());
                 cas.batch_read(batch).instrument(span)
             }),
-            "GetTree" => tree::serve(cas.store, limit, request),
+            "GetTree" => tree::serve(cas.store, cas.limits, limit, request),
             _ => method::unknown(&request),
         }
     }

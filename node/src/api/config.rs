@@ -15,9 +15,10 @@ pub struct ApiConfig {
     /// Bytes of blobs that one BatchUpdateBlobs may carry. More than the
     /// 3 MiB that clients are told, since some do not ask.
     pub max_batch_bytes: u64,
-    /// Bytes of request messages in memory at once, over all clients. Calls
-    /// beyond it wait for `overload_patience_seconds`. At least twice
-    /// `max_batch_bytes`, or batches go one by one.
+    /// Bytes of request messages in memory at once, over all clients, and as
+    /// many again of answers on their way. Calls beyond it wait for
+    /// `overload_patience_seconds`. At least twice `max_batch_bytes`, or
+    /// batches go one by one; at most 4 GiB.
     pub memory_bytes: u64,
     /// How long a call may wait for its share of `memory_bytes` before it is
     /// answered RESOURCE_EXHAUSTED. Not too short: BuildStream takes that code

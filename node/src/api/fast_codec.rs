@@ -27,6 +27,13 @@ pub(crate) struct Question {
 #[derive(Debug)]
 pub(crate) struct Missing(pub(crate) Vec<Digest>);
 
+impl Missing {
+    /// Most bytes that this takes on the wire.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.0.len() * ENTRY_BYTES) as u64
+    }
+}
+
 /// The codec of FindMissingBlobs at the server.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct FindMissingCodec;
@@ -61,7 +68,7 @@ impl Encoder for FindMissingCodec {
     type Error = Status;
 
     fn encode(&mut self, item: Missing, target: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        target.reserve(item.0.len() * ENTRY_BYTES);
+        target.reserve(item.bytes() as usize);
         for digest in &item.0 {
             put_entry(digest, target);
         }

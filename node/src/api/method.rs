@@ -27,7 +27,7 @@ where
     C: Codec + Send + 'static,
     C::Encode: Sync,
     H: FnOnce(C::Decode) -> F + Send + 'static,
-    F: Future<Output = Result<C::Encode, Status>> + Send + 'static,
+    F: Future<Output = Result<tonic::Response<C::Encode>, Status>> + Send + 'static,
 {
     Box::pin(async move {
         let mut handler = Some(handler);
@@ -35,7 +35,7 @@ where
             let answer = handler.take().map(|handler| handler(message.into_inner()));
             async move {
                 match answer {
-                    Some(answer) => answer.await.map(tonic::Response::new),
+                    Some(answer) => answer.await,
                     None => Err(Status::internal("a unary call has two messages")),
                 }
             }

@@ -91,9 +91,9 @@ pub async fn services(parts: ApiParts) -> Result<Api, tonic_reflection::server::
     } = parts;
     let leases = Leases(consensus.state());
     let limits = Limits::new(&config);
-    let cas = Cas::new(store.clone(), leases.clone(), &config);
+    let cas = Cas::new(store.clone(), leases.clone(), limits.clone(), &config);
     let cas_message_bytes = cas.message_bytes();
-    let bytestream = ByteStream::new(store.clone(), leases.clone(), &config);
+    let bytestream = ByteStream::new(store.clone(), leases.clone(), limits.clone(), &config);
     let completeness = Completeness::new(store.clone(), leases.clone(), &config);
     let finder = RefFinder::new(consensus.clone(), completeness);
     let publisher = Publisher::new(Gatherer::new(store, leases, &config), consensus);

@@ -83,7 +83,7 @@ pub(crate) fn overloaded(limit_bytes: u64) -> Status {
         message: message.clone(),
         details: vec![prost_types::Any {
             type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
-            value: info.encode_to_vec().into(),
+            value: info.encode_to_vec(),
         }],
     };
     let details = Bytes::from(status.encode_to_vec());

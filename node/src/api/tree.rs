@@ -23,10 +23,19 @@ use tonic_prost::ProstCodec;
 use weir_cluster::{Digest, blob::BlobStore};
 use weir_proto::reapi::{Directory, GetTreeRequest};
 
-use super::{arguments, directories, method::Answer, status};
+use super::{
+    arguments, directories,
+    guard::{Limits, answer::with_room},
+    method::Answer,
+    status,
+};
 
 /// Largest page in bytes; clients take messages up to 4 MiB.
 const PAGE_BYTES: usize = 3 << 20;
+
+/// Memory that one tree is counted for: directories read ahead, and a page or
+/// two on their way.
+const TREE_BYTES: u64 = 8 << 20;
 
 /// Most directories on a page, whatever the client asks for.
 const PAGE_DIRECTORIES: usize = 10_000;
@@ -44,11 +53,19 @@ pub(crate) struct Page {
 }
 
 /// Serves the method.
-pub(crate) fn serve(store: Arc<dyn BlobStore>, limit: usize, request: Request<Body>) -> Answer {
+pub(crate) fn serve(
+    store: Arc<dyn BlobStore>,
+    limits: Arc<Limits>,
+    limit: usize,
+    request: Request<Body>,
+) -> Answer {
     Box::pin(async move {
         let service = tower::service_fn(move |request: tonic::Request<GetTreeRequest>| {
-            let store = store.clone();
-            async move { Ok(tonic::Response::new(pages(store, request.get_ref()).await?)) }
+            let (store, limits) = (store.clone(), limits.clone());
+            async move {
+                let room = limits.answers.room(TREE_BYTES).await?;
+                Ok(with_room(pages(store, request.get_ref()).await?, room))
+            }
         });
         let codec = ProstCodec::<Page, GetTreeRequest>::default();
         let mut grpc = Grpc::new(codec).max_decoding_message_size(limit);

@@ -22,6 +22,7 @@ use self::parked::Parked;
 use super::{
     ApiConfig,
     cas::{Leases, method_of},
+    guard::Limits,
     method::{self, Answer, Capped},
     resource_name::{self, NameError},
     status,
@@ -41,16 +42,23 @@ pub(crate) const MESSAGE_BYTES: usize = (4 << 20) + (16 << 10);
 pub(crate) struct ByteStream {
     store: Arc<dyn BlobStore>,
     leases: Leases,
+    limits: Arc<Limits>,
     parked: Arc<Parked>,
     max_blob_bytes: u64,
     drain_bytes: u64,
 }
 
 impl ByteStream {
-    pub(crate) fn new(store: Arc<dyn BlobStore>, leases: Leases, config: &ApiConfig) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn BlobStore>,
+        leases: Leases,
+        limits: Arc<Limits>,
+        config: &ApiConfig,
+    ) -> Self {
         Self {
             store,
             leases,
+            limits,
             parked: Parked::new(config),
             max_blob_bytes: config.max_blob_bytes,
             drain_bytes: config.drain_bytes,
@@ -63,7 +71,7 @@ impl ByteStream {
     async fn query(
         self,
         query: QueryWriteStatusRequest,
-    ) -> Result<QueryWriteStatusResponse, Status> {
+    ) -> Result<tonic::Response<QueryWriteStatusResponse>, Status> {
         let name = resource_name::upload(&query.resource_name)?;
         let digest = name.digest;
         let missing = self
@@ -76,10 +84,10 @@ impl ByteStream {
         } else {
             (self.parked.offset(&query.resource_name), false)
         };
-        Ok(QueryWriteStatusResponse {
+        Ok(tonic::Response::new(QueryWriteStatusResponse {
             committed_size: i64::try_from(size).unwrap_or(i64::MAX),
             complete,
-        })
+        }))
     }
 }
 
@@ -105,7 +113,7 @@ impl Service<Request<Body>> for ByteStream {
     fn call(&mut self, request: Request<Body>) -> Answer {
         let service = self.clone();
         match method_of(&request) {
-            "Read" => read::serve(service.store, request),
+            "Read" => read::serve(service.store, service.limits, request),
             "Write" => write::serve(service, request),
             "QueryWriteStatus" => method::unary(Capped::new(8), MESSAGE_BYTES, request, |query| {
                 let span = tracing::debug_span!("query_write_status");

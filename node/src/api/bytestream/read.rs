@@ -11,29 +11,39 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::Frame;
 use prost::encoding::encode_varint;
 use tonic::{Status, Streaming, body::Body, codec::Codec, metadata::GRPC_CONTENT_TYPE};
 use tonic_prost::ProstCodec;
 use tracing::Instrument;
-use weir_cluster::blob::{BlobStore, BlobStream, ByteRange};
+use weir_cluster::blob::{BlobStore, BlobStream, ByteRange, CHUNK_BYTES};
 use weir_proto::bytestream::{ReadRequest, ReadResponse};
 
 use super::MESSAGE_BYTES;
-use crate::api::{method::Answer, resource_name, status};
+use crate::api::{
+    guard::{Limits, answer::charge, budget::Room},
+    method::Answer,
+    resource_name, status,
+};
 
 /// Serves the method.
-pub(super) fn serve(store: Arc<dyn BlobStore>, request: Request<Body>) -> Answer {
+pub(super) fn serve(
+    store: Arc<dyn BlobStore>,
+    limits: Arc<Limits>,
+    request: Request<Body>,
+) -> Answer {
     Box::pin(async move {
         Ok(match open(&*store, request.into_body()).await {
-            Ok(stream) => answer(stream),
+            Ok((stream, bytes)) => answer(stream, bytes, limits),
             Err(status) => status.into_http(),
         })
     })
 }
 
-async fn open(store: &dyn BlobStore, body: Body) -> Result<BlobStream, Status> {
+/// The bytes that a request asks for, and their number.
+async fn open(store: &dyn BlobStore, body: Body) -> Result<(BlobStream, u64), Status> {
     let decoder = ProstCodec::<ReadResponse, ReadRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES));
     let Some(request) = messages.message().await? else {
@@ -43,8 +53,9 @@ async fn open(store: &dyn BlobStore, body: Body) -> Result<BlobStream, Status> {
     let digest = name.digest;
     let span = tracing::debug_span!("read", instance = name.instance, size = digest.size);
     let range = range(digest.size, &request)?;
+    let bytes = (digest.size - range.offset).min(range.length);
     let stream = store.get(digest, range).instrument(span).await;
-    stream.map_err(|error| status::of(&error))
+    Ok((stream.map_err(|error| status::of(&error))?, bytes))
 }
 
 /// The range that a request asks for, of a blob of `size` bytes.
@@ -71,9 +82,12 @@ fn range(size: u64, request: &ReadRequest) -> Result<ByteRange, Status> {
     Ok(ByteRange { offset, length })
 }
 
-fn answer(stream: BlobStream) -> Response<Body> {
+fn answer(stream: BlobStream, bytes: u64, limits: Arc<Limits>) -> Response<Body> {
     let mut response = Response::new(Body::new(Messages {
-        state: State::Head(stream),
+        limits,
+        chunk_bytes: bytes.min(CHUNK_BYTES as u64),
+        stream,
+        state: State::Next,
     }));
     response
         .headers_mut()
@@ -83,14 +97,21 @@ fn answer(stream: BlobStream) -> Response<Body> {
 
 /// A stream of `ReadResponse` messages as they go over the wire.
 struct Messages {
+    limits: Arc<Limits>,
+    /// The most that a message takes.
+    chunk_bytes: u64,
+    stream: BlobStream,
     state: State,
 }
 
 enum State {
-    /// A message begins.
-    Head(BlobStream),
-    /// Its head is sent.
-    Data(BlobStream, Bytes),
+    /// A message is to come, and needs memory first.
+    Next,
+    Waiting(BoxFuture<'static, Result<Room, Status>>),
+    /// There is memory; the store is to give the bytes.
+    Head(Room),
+    /// The head is sent.
+    Data(Bytes),
     Over,
 }
 
@@ -102,24 +123,43 @@ impl http_body::Body for Messages {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let (state, frame) = match std::mem::replace(&mut self.state, State::Over) {
-            State::Head(mut stream) => match stream.as_mut().poll_next(context) {
-                Poll::Pending => {
-                    self.state = State::Head(stream);
-                    return Poll::Pending;
-                }
-                Poll::Ready(Some(Ok(data))) => {
-                    let head = Frame::data(head(data.len()));
-                    (State::Data(stream, data), head)
-                }
-                Poll::Ready(Some(Err(error))) => (State::Over, trailers(&status::of(&error))),
-                Poll::Ready(None) => (State::Over, trailers(&Status::ok(""))),
-            },
-            State::Data(stream, data) => (State::Head(stream), Frame::data(data)),
-            State::Over => return Poll::Ready(None),
-        };
-        self.state = state;
-        Poll::Ready(Some(Ok(frame)))
+        loop {
+            let (state, frame) = match std::mem::replace(&mut self.state, State::Over) {
+                State::Next => match self.limits.answers.take(self.chunk_bytes) {
+                    Ok(room) => (State::Head(room), None),
+                    Err(wait) => (State::Waiting(wait), None),
+                },
+                State::Waiting(mut wait) => match wait.as_mut().poll(context) {
+                    Poll::Ready(Ok(room)) => (State::Head(room), None),
+                    Poll::Ready(Err(status)) => (State::Over, Some(trailers(&status))),
+                    Poll::Pending => {
+                        self.state = State::Waiting(wait);
+                        return Poll::Pending;
+                    }
+                },
+                State::Head(room) => match self.stream.as_mut().poll_next(context) {
+                    Poll::Ready(Some(Ok(data))) => {
+                        let head = Frame::data(head(data.len()));
+                        let data = charge(data, Arc::new(room));
+                        (State::Data(data), Some(head))
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        (State::Over, Some(trailers(&status::of(&error))))
+                    }
+                    Poll::Ready(None) => (State::Over, Some(trailers(&Status::ok("")))),
+                    Poll::Pending => {
+                        self.state = State::Head(room);
+                        return Poll::Pending;
+                    }
+                },
+                State::Data(data) => (State::Next, Some(Frame::data(data))),
+                State::Over => return Poll::Ready(None),
+            };
+            self.state = state;
+            if let Some(frame) = frame {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
     }
 }
 

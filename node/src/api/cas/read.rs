@@ -1,7 +1,7 @@
 //! BatchReadBlobs: whole blobs in one answer that any gRPC client takes.
 
 use bytes::Bytes;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use weir_cluster::{
     Digest, Error,
     blob::{ByteRange, SMALL_BLOB_BYTES, collect},
@@ -12,7 +12,7 @@ use weir_proto::{
 };
 
 use super::Cas;
-use crate::api::{arguments, status};
+use crate::api::{arguments, guard::answer::with_room, status};
 
 /// Largest answer. gRPC clients refuse messages over 4 MiB unless told otherwise.
 const ANSWER_BYTES: u64 = (4 << 20) - 1_024;
@@ -25,7 +25,7 @@ impl Cas {
     pub(super) async fn batch_read(
         self,
         batch: BatchReadBlobsRequest,
-    ) -> Result<BatchReadBlobsResponse, Status> {
+    ) -> Result<Response<BatchReadBlobsResponse>, Status> {
         arguments::instance(&batch.instance_name)?;
         arguments::function(batch.digest_function)?;
         let asked: Vec<_> = batch.digests.iter().map(arguments::digest).collect();
@@ -40,6 +40,7 @@ impl Cas {
                  split the batch, or use ByteStream"
             )));
         }
+        let room = self.limits.answers.room(total).await?;
         let mut explained = 0;
         let digests: Vec<_> = asked.iter().flatten().copied().collect();
         let mut answers = self.get_all(&digests).await.into_iter();
@@ -63,9 +64,10 @@ impl Cas {
                 status: Some(status),
             }
         });
-        Ok(BatchReadBlobsResponse {
+        let answer = BatchReadBlobsResponse {
             responses: responses.collect(),
-        })
+        };
+        Ok(with_room(answer, room))
     }
 
     /// Whole blobs; one answer each, in order.

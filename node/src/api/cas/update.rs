@@ -1,7 +1,7 @@
 //! BatchUpdateBlobs: each blob is stored or refused for itself.
 
 use bytes::Bytes;
-use tonic::Status;
+use tonic::{Response, Status};
 use weir_cluster::{
     Digest, Error,
     blob::{SMALL_BLOB_BYTES, Verified, put_bytes},
@@ -26,7 +26,7 @@ impl Cas {
     pub(super) async fn batch_update(
         self,
         batch: BatchUpdateBlobsRequest,
-    ) -> Result<BatchUpdateBlobsResponse, Status> {
+    ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
         arguments::instance(&batch.instance_name)?;
         arguments::function(batch.digest_function)?;
         let total: u64 = batch
@@ -57,14 +57,13 @@ impl Cas {
             outcomes[index] = outcome.map_err(|error| status::of(&error));
         }
         let responses = batch.requests.into_iter().zip(&outcomes);
-        Ok(BatchUpdateBlobsResponse {
-            responses: responses
-                .map(|(blob, outcome)| batch_update_blobs_response::Response {
-                    digest: blob.digest,
-                    status: Some(status::of_blob(outcome)),
-                })
-                .collect(),
-        })
+        let responses = responses.map(|(blob, outcome)| batch_update_blobs_response::Response {
+            digest: blob.digest,
+            status: Some(status::of_blob(outcome)),
+        });
+        Ok(Response::new(BatchUpdateBlobsResponse {
+            responses: responses.collect(),
+        }))
     }
 
     fn check(&self, blob: &batch_update_blobs_request::Request) -> Result<Digest, Status> {

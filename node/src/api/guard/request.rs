@@ -1,132 +1,34 @@
-//! What stands before every service: memory is admitted, silence is cut off.
-//!
-//! [`Guarded`] looks at the five bytes that begin each gRPC message of a
-//! request. A message over the service's limit is refused before a byte of it
-//! is buffered. Any other takes its length from one budget that all calls
-//! share, and waits while the budget is used up: that is backpressure, the
-//! client's HTTP/2 window stays shut meanwhile. The share is given back when
-//! the call's next message begins, or with its answer.
-//!
-//! A call never waits for memory while it holds some: the share of the last
-//! message goes back first. Otherwise calls could wait for each other for ever.
-//!
-//! The tempting alternative, tonic's own limits, bounds one message but not
-//! their number, and reserves what the five bytes claim.
+//! The body of a request, admitted message by message.
 
 use std::{
-    convert::Infallible,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
-    time::{Instant, Sleep, sleep},
-};
-use tonic::{Status, body::Body, server::NamedService};
-use tower::Service;
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::{Status, body::Body};
 
-use super::{ApiConfig, status};
-
-/// The shared part: one budget for all services of the node.
-pub(crate) struct Limits {
-    memory: Arc<Semaphore>,
-    memory_bytes: u64,
-    patience: Duration,
-    stall: Duration,
-}
-
-impl Limits {
-    pub(crate) fn new(config: &ApiConfig) -> Arc<Self> {
-        // Permits are counted in u32.
-        let memory_bytes = config.memory_bytes.min(u64::from(u32::MAX));
-        Arc::new(Self {
-            memory: Arc::new(Semaphore::new(memory_bytes as usize)),
-            memory_bytes,
-            patience: config.overload_patience(),
-            stall: config.stall(),
-        })
-    }
-}
-
-/// A service behind [`Limits`].
-#[derive(Clone)]
-pub(crate) struct Guarded<S> {
-    inner: S,
-    limits: Arc<Limits>,
-    message_bytes: usize,
-}
-
-impl<S> Guarded<S> {
-    /// Messages of more than `message_bytes` are refused.
-    pub(crate) fn new(inner: S, limits: &Arc<Limits>, message_bytes: usize) -> Self {
-        Self {
-            inner,
-            limits: limits.clone(),
-            message_bytes,
-        }
-    }
-}
-
-impl<S: NamedService> NamedService for Guarded<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Guarded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let share = Arc::new(Share::default());
-        let request = request.map(|body| {
-            Body::new(GuardedBody {
-                inner: body,
-                limits: self.limits.clone(),
-                message_bytes: self.message_bytes,
-                share: share.clone(),
-                framing: Framing::default(),
-                waiting: None,
-                silence: None,
-                over: false,
-            })
-        });
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await;
-            drop(share);
-            answer
-        })
-    }
-}
+use super::{Limits, budget::Room};
 
 /// A call's share of the memory; freed when both the body and the call are gone.
 #[derive(Default)]
-struct Share(Mutex<Option<OwnedSemaphorePermit>>);
+pub(super) struct Share(Mutex<Option<Room>>);
 
 impl Share {
-    fn set(&self, permit: Option<OwnedSemaphorePermit>) {
+    fn set(&self, room: Option<Room>) {
         // A std mutex, held for a swap.
-        let mut share = self.0.lock().expect("no panic while a permit is swapped");
-        *share = permit;
+        let mut share = self.0.lock().expect("no panic while room is swapped");
+        *share = room;
     }
 }
 
-struct GuardedBody {
+/// See [the module](super).
+pub(super) struct GuardedBody {
     inner: Body,
     limits: Arc<Limits>,
     message_bytes: usize,
@@ -140,31 +42,26 @@ struct GuardedBody {
 
 /// A frame that is held back until there is memory for the messages it begins.
 struct Waiting {
-    permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, Status>> + Send>>,
+    room: BoxFuture<'static, Result<Room, Status>>,
     frame: Frame<Bytes>,
 }
 
 impl GuardedBody {
-    /// Takes memory for `bytes`; `None` if it is there at once.
-    fn admit(
-        &self,
-        bytes: u64,
-    ) -> Option<impl Future<Output = Result<OwnedSemaphorePermit, Status>> + use<>> {
-        self.share.set(None);
-        let limits = self.limits.clone();
-        let bytes = bytes.min(limits.memory_bytes) as u32;
-        match limits.memory.clone().try_acquire_many_owned(bytes) {
-            Ok(permit) => {
-                self.share.set(Some(permit));
-                None
-            }
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => Some(async move {
-                let wait = limits.memory.clone().acquire_many_owned(bytes);
-                match tokio::time::timeout(limits.patience, wait).await {
-                    Ok(Ok(permit)) => Ok(permit),
-                    Ok(Err(_)) | Err(_) => Err(status::overloaded(limits.memory_bytes)),
-                }
-            }),
+    pub(super) fn new(
+        inner: Body,
+        limits: Arc<Limits>,
+        message_bytes: usize,
+        share: Arc<Share>,
+    ) -> Self {
+        Self {
+            inner,
+            limits,
+            message_bytes,
+            share,
+            framing: Framing::default(),
+            waiting: None,
+            silence: None,
+            over: false,
         }
     }
 
@@ -237,23 +134,26 @@ impl GuardedBody {
                     )))));
                 }
                 Ok(0) => return Poll::Ready(Some(Ok(frame))),
-                Ok(bytes) => match self.admit(bytes) {
-                    None => return Poll::Ready(Some(Ok(frame))),
-                    Some(permit) => {
-                        let permit = Box::pin(permit);
-                        self.waiting = Some(Waiting { permit, frame });
+                Ok(bytes) => {
+                    self.share.set(None);
+                    match self.limits.requests.take(bytes) {
+                        Ok(room) => {
+                            self.share.set(Some(room));
+                            return Poll::Ready(Some(Ok(frame)));
+                        }
+                        Err(room) => self.waiting = Some(Waiting { room, frame }),
                     }
-                },
+                }
             }
         }
         let Some(waiting) = &mut self.waiting else {
             return Poll::Ready(None);
         };
-        let permit = ready!(waiting.permit.as_mut().poll(context));
+        let room = ready!(waiting.room.as_mut().poll(context));
         let frame = self.waiting.take().map(|waiting| waiting.frame);
-        Poll::Ready(match permit {
-            Ok(permit) => {
-                self.share.set(Some(permit));
+        Poll::Ready(match room {
+            Ok(room) => {
+                self.share.set(Some(room));
                 frame.map(Ok)
             }
             Err(status) => Some(Err(status)),
@@ -303,21 +203,16 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http_body_util::{BodyExt, StreamBody};
 
     use super::*;
+    use crate::api::ApiConfig;
 
     fn guarded(inner: Body, config: &ApiConfig, limits: &Arc<Limits>) -> GuardedBody {
-        GuardedBody {
-            inner,
-            limits: limits.clone(),
-            message_bytes: config.max_batch_bytes as usize,
-            share: Arc::default(),
-            framing: Framing::default(),
-            waiting: None,
-            silence: None,
-            over: false,
-        }
+        let message_bytes = config.max_batch_bytes as usize;
+        GuardedBody::new(inner, limits.clone(), message_bytes, Arc::default())
     }
 
     fn message(length: u32) -> Bytes {
