@@ -7,18 +7,16 @@ use std::{
 };
 
 use http::{Request, Response};
-use tokio::sync::watch;
 use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 use tracing::Instrument;
-use weir_cluster::{
-    blob::{BlobStore, Lease},
-    state::ClusterState,
-};
+use weir_cluster::blob::BlobStore;
 use weir_proto::reapi::{compressor, content_addressable_storage_server::SERVICE_NAME};
 
 use super::{
-    ApiConfig, arguments,
+    ApiConfig,
+    agreed::Agreed,
+    arguments,
     fast_codec::{FindMissingCodec, Missing, Question},
     guard::{Limits, answer::with_room},
     method::{self, Answer, Capped},
@@ -38,23 +36,11 @@ const QUESTION_BYTES: usize = 64 << 20;
 /// Blobs in one batch. Enough for the largest batch of blobs of 300 bytes.
 const BATCH_BLOBS: usize = 200_000;
 
-/// The lease that reads, uploads and FindMissing grant, as agreed right now.
-#[derive(Clone)]
-pub(crate) struct Leases(pub(crate) watch::Receiver<Arc<ClusterState>>);
-
-impl Leases {
-    pub(crate) fn current(&self) -> Lease {
-        Lease {
-            seconds: self.0.borrow().settings.lease_seconds,
-        }
-    }
-}
-
 /// The CAS service.
 #[derive(Clone)]
 pub(crate) struct Cas {
     store: Arc<dyn BlobStore>,
-    leases: Leases,
+    agreed: Agreed,
     limits: Arc<Limits>,
     max_batch_bytes: u64,
     max_blob_bytes: u64,
@@ -63,13 +49,13 @@ pub(crate) struct Cas {
 impl Cas {
     pub(crate) fn new(
         store: Arc<dyn BlobStore>,
-        leases: Leases,
+        agreed: Agreed,
         limits: Arc<Limits>,
         config: &ApiConfig,
     ) -> Self {
         Self {
             store,
-            leases,
+            agreed,
             limits,
             max_batch_bytes: config.max_batch_bytes,
             max_blob_bytes: config.max_blob_bytes,
@@ -90,7 +76,7 @@ impl Cas {
         let digests = question.digests;
         let missing = self
             .store
-            .find_missing(&digests, self.leases.current())
+            .find_missing(&digests, self.agreed.lease())
             .await
             .map_err(|error| status::of(&error))?;
         let answer = Missing(

@@ -12,13 +12,14 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tonic::Status;
 use weir_cluster::{
     Digest, Error,
     blob::BlobStore,
     state::{Ref, refs::manifest},
 };
 
-use super::{ApiConfig, cas::Leases, directories, gather};
+use super::{ApiConfig, agreed::Agreed, directories, gather, guard::Limits, status};
 
 /// Verdicts remembered, in each of two generations; each takes some 50 bytes.
 const VERDICTS: usize = 65_536;
@@ -27,10 +28,14 @@ const VERDICTS: usize = 65_536;
 /// least three quarters of a lease are left.
 const REMEMBERED_PART: u32 = 4;
 
+/// A closure is in memory as a manifest, as digests, and on its way to owners.
+const CLOSURE_COPIES: u64 = 3;
+
 /// Checks closures.
 pub(crate) struct Completeness {
     store: Arc<dyn BlobStore>,
-    leases: Leases,
+    agreed: Agreed,
+    limits: Arc<Limits>,
     trust: Duration,
     // A std mutex: held for map operations only, never across an await.
     verdicts: Mutex<Verdicts>,
@@ -43,10 +48,16 @@ pub(crate) struct Complete {
 }
 
 impl Completeness {
-    pub(crate) fn new(store: Arc<dyn BlobStore>, leases: Leases, config: &ApiConfig) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn BlobStore>,
+        agreed: Agreed,
+        limits: Arc<Limits>,
+        config: &ApiConfig,
+    ) -> Self {
         Self {
             store,
-            leases,
+            agreed,
+            limits,
             trust: config.closure_trust(),
             verdicts: Mutex::default(),
         }
@@ -54,8 +65,8 @@ impl Completeness {
 
     /// Whether the closure of a ref is complete; `None` if it is not, or if that
     /// cannot be told because of one blob. An error if too few nodes answer.
-    pub(crate) async fn check(&self, found: &Ref) -> Result<Option<Complete>, Error> {
-        let lease = Duration::from_secs(self.leases.current().seconds.into());
+    pub(crate) async fn check(&self, found: &Ref) -> Result<Option<Complete>, Status> {
+        let lease = Duration::from_secs(self.agreed.lease().seconds.into());
         let now = Instant::now();
         if let Some(leased) = self.remembered(found.revision)
             && now - leased < self.trust.min(lease / REMEMBERED_PART)
@@ -64,11 +75,16 @@ impl Completeness {
                 leased_until: SystemTime::now() + (lease - (now - leased)),
             }));
         }
-        let Some(closure) = self.closure(found).await? else {
+        let manifest_bytes = found.value.manifest.map_or(0, |digest| digest.size);
+        let room = self.limits.answers.room(manifest_bytes * CLOSURE_COPIES);
+        let _room = room.await?;
+        let closure = self.closure(found).await;
+        let Some(closure) = closure.map_err(|error| status::of(&error))? else {
             return Ok(None);
         };
         let leased_until = SystemTime::now() + lease;
-        let missing = gather::missing(&*self.store, &closure, &self.leases).await?;
+        let missing = gather::missing(&*self.store, &closure, &self.agreed).await;
+        let missing = missing.map_err(|error| status::of(&error))?;
         if let Some(first) = missing.first() {
             tracing::debug!(revision = found.revision, missing = missing.len(),
                 first = %closure[*first], "ref is incomplete, answered as a miss");
@@ -83,7 +99,7 @@ impl Completeness {
         let Some(digest) = found.value.manifest else {
             return Ok(Some(vec![found.value.digest]));
         };
-        let bytes = match read_manifest(&*self.store, digest).await {
+        let bytes = match directories::read_whole(&*self.store, digest).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) | Err(Error::Corrupt(_)) => return Ok(None),
             Err(error) => return Err(error),
@@ -111,16 +127,6 @@ impl Completeness {
         self.verdicts
             .lock()
             .expect("no panic while verdicts are locked")
-    }
-}
-
-async fn read_manifest(
-    store: &dyn BlobStore,
-    digest: Digest,
-) -> Result<Option<bytes::Bytes>, Error> {
-    match &directories::read_piece(store, &[digest]).await?[..] {
-        [bytes] => Ok(bytes.clone()),
-        _ => Err(Error::Internal("a store left out an answer".into())),
     }
 }
 

@@ -39,7 +39,8 @@ pub struct ApiConfig {
     /// it is answered. 0 answers at once. Some proxies (HAProxy, old Envoys)
     /// turn an early answer into an error; set this to the largest usual blob then.
     pub drain_bytes: u64,
-    /// Blobs that one ref may keep. A larger closure is refused.
+    /// Blobs that one ref may keep, 1,500,000 at most. A larger closure is
+    /// refused. 40 bytes each are read when a fetch looks whether all are there.
     pub closure_digests: usize,
     /// Bytes of Directory and Tree messages read to find one closure.
     pub closure_directory_bytes: u64,

@@ -55,15 +55,20 @@ pub(crate) async fn read_piece(
 }
 
 /// Reads one message of any size up to [`DIRECTORY_BYTES`].
-pub(crate) async fn read_one(
-    store: &dyn BlobStore,
-    digest: Digest,
-) -> Result<Option<Bytes>, Error> {
+async fn read_one(store: &dyn BlobStore, digest: Digest) -> Result<Option<Bytes>, Error> {
     if digest.size > DIRECTORY_BYTES {
         return Err(Error::Invalid(format!(
             "{digest} is no Directory that is read: it is over {DIRECTORY_BYTES} bytes"
         )));
     }
+    read_whole(store, digest).await
+}
+
+/// Reads a blob whose size the caller has bounded.
+pub(crate) async fn read_whole(
+    store: &dyn BlobStore,
+    digest: Digest,
+) -> Result<Option<Bytes>, Error> {
     match store.get(digest, ByteRange::ALL).await {
         Ok(stream) => present(collect(stream).await),
         Err(error) => present(Err(error)),

@@ -11,13 +11,17 @@ use weir_cluster::{
 
 use super::{
     ApiConfig,
-    cas::Leases,
+    agreed::Agreed,
     closure::{Limits, Taken, Walk},
     directories,
 };
 
 /// Digests that are asked for in one call: 4 MiB on the wire between nodes.
 const ASKED_AT_ONCE: usize = 100_000;
+
+/// Digests in the largest closure, whatever the configuration says: a manifest
+/// of 60 MB, which each fetch that looks at it holds in memory.
+const CLOSURE_DIGESTS: usize = 1_500_000;
 
 /// What a push names.
 #[derive(Default, Debug)]
@@ -62,7 +66,7 @@ impl Target {
 #[derive(Clone)]
 pub(crate) struct Gatherer {
     store: Arc<dyn BlobStore>,
-    leases: Leases,
+    agreed: Agreed,
     limits: Limits,
     /// Walks at once. A walk waits here without a deadline of ours: an answer
     /// of RESOURCE_EXHAUSTED would make BuildStream skip the artifact.
@@ -70,12 +74,12 @@ pub(crate) struct Gatherer {
 }
 
 impl Gatherer {
-    pub(crate) fn new(store: Arc<dyn BlobStore>, leases: Leases, config: &ApiConfig) -> Self {
+    pub(crate) fn new(store: Arc<dyn BlobStore>, agreed: Agreed, config: &ApiConfig) -> Self {
         Self {
             store,
-            leases,
+            agreed,
             limits: Limits {
-                digests: config.closure_digests,
+                digests: config.closure_digests.min(CLOSURE_DIGESTS),
                 directory_bytes: config.closure_directory_bytes,
                 depth: config.closure_depth,
             },
@@ -150,7 +154,7 @@ impl Gatherer {
 
     /// Those that are present, their leases renewed.
     async fn present(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, Error> {
-        let missing = missing(&*self.store, &digests, &self.leases).await?;
+        let missing = missing(&*self.store, &digests, &self.agreed).await?;
         let mut missing = missing.into_iter().peekable();
         let mut present = digests;
         let mut index = 0;
@@ -166,11 +170,11 @@ impl Gatherer {
 pub(crate) async fn missing(
     store: &dyn BlobStore,
     digests: &[Digest],
-    leases: &Leases,
+    agreed: &Agreed,
 ) -> Result<Vec<usize>, Error> {
     let mut all = Vec::new();
     for (number, piece) in digests.chunks(ASKED_AT_ONCE).enumerate() {
-        let missing = store.find_missing(piece, leases.current()).await?;
+        let missing = store.find_missing(piece, agreed.lease()).await?;
         let indices = missing.into_iter().map(|index| index as usize);
         all.extend(indices.map(|index| number * ASKED_AT_ONCE + index));
     }

@@ -28,6 +28,7 @@ use weir_proto::{
     reapi::capabilities_server::CapabilitiesServer,
 };
 
+mod agreed;
 mod arguments;
 mod asset;
 mod bytestream;
@@ -52,10 +53,11 @@ mod tree;
 pub use config::ApiConfig;
 
 use self::{
+    agreed::Agreed,
     asset::{fetch::Fetch, push::Push},
     bytestream::ByteStream,
     capabilities::Capabilities,
-    cas::{Cas, Leases},
+    cas::Cas,
     completeness::Completeness,
     gather::Gatherer,
     guard::{Guarded, Limits},
@@ -89,14 +91,14 @@ pub async fn services(parts: ApiParts) -> Result<Api, tonic_reflection::server::
         consensus,
         config,
     } = parts;
-    let leases = Leases(consensus.state());
+    let agreed = Agreed::new(&*consensus);
     let limits = Limits::new(&config);
-    let cas = Cas::new(store.clone(), leases.clone(), limits.clone(), &config);
+    let cas = Cas::new(store.clone(), agreed.clone(), limits.clone(), &config);
     let cas_message_bytes = cas.message_bytes();
-    let bytestream = ByteStream::new(store.clone(), leases.clone(), limits.clone(), &config);
-    let completeness = Completeness::new(store.clone(), leases.clone(), &config);
-    let finder = RefFinder::new(consensus.clone(), completeness);
-    let publisher = Publisher::new(Gatherer::new(store, leases, &config), consensus);
+    let bytestream = ByteStream::new(store.clone(), agreed.clone(), limits.clone(), &config);
+    let completeness = Completeness::new(store.clone(), agreed.clone(), limits.clone(), &config);
+    let finder = RefFinder::new(consensus.clone(), agreed.clone(), completeness);
+    let publisher = Publisher::new(Gatherer::new(store, agreed, &config), consensus);
     let capabilities = CapabilitiesServer::new(Capabilities::new(&config));
     let fetch = FetchServer::new(Fetch::new(finder.clone()));
     let push = PushServer::new(Push::new(publisher.clone()));

@@ -8,10 +8,11 @@ use std::{
 use tonic::Status;
 use weir_cluster::{
     raft::Consensus,
-    state::{Ref, RefKey, refs::RefValue, settings::ReadMode},
+    state::{ReadMode, Ref, RefKey, RefValue},
 };
 
 use super::{
+    agreed::Agreed,
     completeness::{Complete, Completeness},
     status,
 };
@@ -20,6 +21,7 @@ use super::{
 #[derive(Clone)]
 pub(crate) struct RefFinder {
     consensus: Arc<dyn Consensus>,
+    agreed: Agreed,
     completeness: Arc<Completeness>,
 }
 
@@ -34,9 +36,14 @@ pub(crate) struct Hit {
 }
 
 impl RefFinder {
-    pub(crate) fn new(consensus: Arc<dyn Consensus>, completeness: Completeness) -> Self {
+    pub(crate) fn new(
+        consensus: Arc<dyn Consensus>,
+        agreed: Agreed,
+        completeness: Completeness,
+    ) -> Self {
         Self {
             consensus,
+            agreed,
             completeness: Arc::new(completeness),
         }
     }
@@ -50,8 +57,7 @@ impl RefFinder {
         keys: &[RefKey],
         oldest: Option<u64>,
     ) -> Result<Option<Hit>, Status> {
-        let mode = self.consensus.state().borrow().settings.ref_reads;
-        if mode == ReadMode::Available
+        if self.agreed.ref_reads() == ReadMode::Available
             && let Some(hit) = self.find_applied(keys, oldest).await?
         {
             return Ok(Some(hit));
@@ -76,9 +82,7 @@ impl RefFinder {
             if !may_be_shown(&found, unix_seconds(SystemTime::now()), oldest) {
                 continue;
             }
-            let complete = self.completeness.check(&found).await;
-            let complete = complete.map_err(|error| status::of(&error))?;
-            if let Some(Complete { leased_until }) = complete {
+            if let Some(Complete { leased_until }) = self.completeness.check(&found).await? {
                 let leased_until = unix_seconds(leased_until);
                 let expire_at = found.value.expire_at.unwrap_or(u64::MAX);
                 return Ok(Some(Hit {

@@ -21,7 +21,8 @@ use weir_proto::bytestream::{
 use self::parked::Parked;
 use super::{
     ApiConfig,
-    cas::{Leases, method_of},
+    agreed::Agreed,
+    cas::method_of,
     guard::Limits,
     method::{self, Answer, Capped},
     resource_name::{self, NameError},
@@ -41,7 +42,7 @@ pub(crate) const MESSAGE_BYTES: usize = (4 << 20) + (16 << 10);
 #[derive(Clone)]
 pub(crate) struct ByteStream {
     store: Arc<dyn BlobStore>,
-    leases: Leases,
+    agreed: Agreed,
     limits: Arc<Limits>,
     parked: Arc<Parked>,
     max_blob_bytes: u64,
@@ -51,13 +52,13 @@ pub(crate) struct ByteStream {
 impl ByteStream {
     pub(crate) fn new(
         store: Arc<dyn BlobStore>,
-        leases: Leases,
+        agreed: Agreed,
         limits: Arc<Limits>,
         config: &ApiConfig,
     ) -> Self {
         Self {
             store,
-            leases,
+            agreed,
             limits,
             parked: Parked::new(config),
             max_blob_bytes: config.max_blob_bytes,
@@ -76,7 +77,7 @@ impl ByteStream {
         let digest = name.digest;
         let missing = self
             .store
-            .find_missing(&[digest], self.leases.current())
+            .find_missing(&[digest], self.agreed.lease())
             .await
             .map_err(|error| status::of(&error))?;
         let (size, complete) = if missing.is_empty() {
