@@ -106,6 +106,7 @@ pub async fn services(parts: ApiParts) -> Result<Api, tonic_reflection::server::
     let (health, health_server) = tonic_health::server::health_reporter();
 
     let names = [
+        name_of(&health_server),
         name_of(&capabilities),
         name_of(&cas),
         name_of(&bytestream),

@@ -33,15 +33,15 @@ use super::{
 /// Largest page in bytes; clients take messages up to 4 MiB.
 const PAGE_BYTES: usize = 3 << 20;
 
-/// Memory that one tree is counted for: directories read ahead, and a page or
-/// two on their way.
-const TREE_BYTES: u64 = 8 << 20;
+/// Memory that one tree is counted for: digests seen, directories read ahead,
+/// and a page or two on their way.
+const TREE_BYTES: u64 = 16 << 20;
 
 /// Most directories on a page, whatever the client asks for.
 const PAGE_DIRECTORIES: usize = 10_000;
 
 /// Directories in one tree. Their digests are in memory while it is sent.
-const TREE_DIRECTORIES: usize = 500_000;
+const TREE_DIRECTORIES: usize = 200_000;
 
 /// GetTreeResponse, with the directories as the bytes that they are.
 #[derive(Clone, PartialEq, Message)]
