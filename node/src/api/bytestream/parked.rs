@@ -37,7 +37,16 @@ struct Entry {
     upload: Box<dyn Upload>,
     offset: u64,
     number: u64,
-    expiry: AbortHandle,
+    _expiry: Expiry,
+}
+
+/// The task that gives an upload up; ends with the entry.
+struct Expiry(AbortHandle);
+
+impl Drop for Expiry {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Parked {
@@ -83,7 +92,7 @@ impl Parked {
             upload,
             offset,
             number,
-            expiry: expiry.abort_handle(),
+            _expiry: Expiry(expiry.abort_handle()),
         };
         table.uploads.insert(name, entry);
         drop(table);
@@ -96,18 +105,13 @@ impl Parked {
         if table.uploads.get(name)?.offset != offset {
             return None;
         }
-        table.remove(name).map(|entry| {
-            entry.expiry.abort();
-            entry.upload
-        })
+        table.remove(name).map(|entry| entry.upload)
     }
 
     /// Gives up an upload that begins anew.
     pub(super) fn forget(&self, name: &str) {
         let entry = self.lock().remove(name);
-        if let Some(entry) = entry {
-            entry.expiry.abort();
-        }
+        drop(entry);
     }
 
     /// Bytes that were accepted of an upload; 0 if it is not here.
