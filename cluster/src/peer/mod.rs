@@ -10,7 +10,7 @@
 pub mod client;
 pub mod faulty_peers;
 pub mod identity;
-mod link;
+pub(crate) mod link;
 pub mod server;
 pub mod wire;
 
