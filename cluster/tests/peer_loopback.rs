@@ -13,7 +13,8 @@ use weir_cluster::{
     },
     peer::{
         Peers, Report,
-        client::{GrpcPeers, plain},
+        client::GrpcPeers,
+        dial::plain,
         server::{PeerService, transport},
     },
     placement::view::View,
