@@ -32,6 +32,8 @@ pub struct Faults {
     pub breaks_after: Option<u64>,
     /// Ends a read after that many bytes as if that were all.
     pub ends_after: Option<u64>,
+    /// Finds its copy damaged when it is read.
+    pub corrupt: bool,
     /// Does what is asked and loses the answer.
     pub loses_answers: bool,
     /// Is at this epoch, and refuses older ones.
@@ -168,6 +170,9 @@ impl Peers for FaultyPeers {
     async fn get(&self, to: NodeId, digest: Digest, range: ByteRange) -> Result<BlobStream, Error> {
         let store = self.call(to, Verb::Get, None).await?;
         let inner = self.answer(to, store.get(digest, range).await?)?;
+        if self.faults(to).corrupt {
+            return Ok(stream::iter([Err(Error::Corrupt(digest))]).boxed());
+        }
         Ok(faulty_stream(self.clone(), to, inner))
     }
 
@@ -177,7 +182,13 @@ impl Peers for FaultyPeers {
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
         let store = self.call(to, Verb::GetBatch, None).await?;
-        self.answer(to, store.get_batch(digests).await)
+        let mut blobs = store.get_batch(digests).await;
+        if self.faults(to).corrupt {
+            for (blob, digest) in blobs.iter_mut().zip(digests) {
+                *blob = Err(Error::Corrupt(*digest));
+            }
+        }
+        self.answer(to, blobs)
     }
 
     async fn put(&self, to: NodeId, epoch: Epoch, digest: Digest) -> Result<Put, Error> {

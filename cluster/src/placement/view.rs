@@ -229,20 +229,19 @@ impl View {
         let (replicas, quorum) = (settings.replicas as usize, settings.write_quorum as usize);
         let mut weaker = Vec::new();
         if replicas > current.width() {
-            let limit = if nodes > REPLICA_LIMIT {
-                "the limit is"
+            let why = if nodes > current.width() {
+                format!("more than {REPLICA_LIMIT} are not supported")
             } else {
-                "there are only"
+                format!("the cluster has {}", plural(nodes, "node"))
             };
             weaker.push(format!(
-                "blobs have {} of {replicas} copies: {limit} {} (P1, P2)",
-                current.width(),
-                plural(current.width(), "node"),
+                "blobs have {} instead of {replicas}: {why} (P1, P2)",
+                plural(current.width(), "copy"),
             ));
         }
         if quorum > current.width() {
             weaker.push(format!(
-                "uploads are answered at {} instead of {quorum}: there are only {} (P1)",
+                "uploads are answered at {} instead of {quorum}: the cluster has {} (P1)",
                 plural(current.width(), "copy"),
                 plural(nodes, "node"),
             ));

@@ -25,8 +25,8 @@ fn what_is_weaker_than_configured_is_named() {
         3,
         2,
         &[
-            "blobs have 1 of 3 copies: there are only 1 node (P1, P2)",
-            "uploads are answered at 1 copy instead of 2: there are only 1 node (P1)",
+            "blobs have 1 copy instead of 3: the cluster has 1 node (P1, P2)",
+            "uploads are answered at 1 copy instead of 2: the cluster has 1 node (P1)",
         ],
     );
     check_weaker(

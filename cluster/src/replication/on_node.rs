@@ -125,11 +125,18 @@ impl Shared {
         Arc::clone(waiting.entry(node).or_insert_with(room))
     }
 
-    /// Notes for repair that an owner lacks a blob.
-    pub(super) fn note_lacking(&self, owner: NodeId, digest: Digest) {
+    /// Notes for repair that a node lacks a blob, if it is one that owns it.
+    pub(super) fn note_lacking(&self, node: NodeId, digest: Digest) {
+        if !self.view.borrow().owns(node, digest) {
+            return;
+        }
         self.lacking_count.fetch_add(1, Ordering::Relaxed);
-        let noted = self.lacking.try_send(Lacking { owner, digest }).is_ok();
-        tracing::debug!(%owner, %digest, noted, "owner lacks a blob");
+        let note = Lacking {
+            owner: node,
+            digest,
+        };
+        let noted = self.lacking.try_send(note).is_ok();
+        tracing::debug!(owner = %node, %digest, noted, "owner lacks a blob");
     }
 }
 

@@ -37,3 +37,30 @@ fn cause(error: &Error) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_everywhere_is_an_answer_and_all_else_is_a_doubt() {
+        let full = |id| (NodeId(id), Error::Exhausted("the volume is full".into()));
+        let node = NodeId(9);
+        let cause = "refused".to_owned();
+        let away = (node, Error::Unreachable { node, cause });
+        for (got, causes, told) in [
+            (0, vec![full(1), full(2)], true),
+            (1, vec![full(1), full(2)], false),
+            (0, vec![full(1), away.clone()], false),
+            (0, vec![], false),
+        ] {
+            let error = shortfall("write blob", 2, got, causes);
+            assert_eq!(matches!(error, Error::Exhausted(_)), told, "{error}");
+        }
+        let text = shortfall("write blob", 2, 1, vec![away]).to_string();
+        assert!(
+            text.contains("1 of 2") && text.contains("0000000000000009: refused"),
+            "{text}"
+        );
+    }
+}

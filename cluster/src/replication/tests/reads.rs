@@ -1,19 +1,35 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::network::{Network, next_epoch, node};
+
 use crate::{
     Digest, Error,
     blob::{BlobStore, ByteRange, collect, conformance::sample, put_bytes},
     peer::faulty_peers::{Faults, Verb},
     replication::Replicated,
+    state::{ClusterState, Share},
 };
 
 async fn read(gateway: &Replicated, digest: Digest) -> Result<Bytes, Error> {
     collect(gateway.get(digest, ByteRange::ALL).await?).await
+}
+
+/// A further epoch with all members.
+fn grown(state: &ClusterState) -> Arc<ClusterState> {
+    let mut newer = ClusterState::clone(&next_epoch(state, &[]));
+    for (id, member) in &newer.members {
+        let share = Share {
+            zone: member.zone.clone(),
+            host: member.host.clone(),
+            weight: 1,
+        };
+        newer.epochs[1].nodes.insert(*id, share);
+    }
+    Arc::new(newer)
 }
 
 /// Three nodes, a blob on 2 and 3, read through 1.
@@ -194,16 +210,9 @@ async fn what_has_not_moved_yet_is_read_from_former_owners() {
         network.held_by(*digest, 3).await;
     }
     // All owners change at once.
-    let mut newer = crate::state::ClusterState::clone(&next_epoch(&network.state, &[]));
-    for (id, member) in newer.members.iter().filter(|(id, _)| id.0 > 3) {
-        let share = crate::state::Share {
-            zone: member.zone.clone(),
-            host: member.host.clone(),
-            weight: 1,
-        };
-        newer.epochs[1].nodes.insert(*id, share);
-    }
-    network.show(5, &std::sync::Arc::new(newer));
+    let mut newer = ClusterState::clone(&grown(&network.state));
+    newer.epochs[1].nodes.retain(|id, _| id.0 > 3);
+    network.show(5, &Arc::new(newer));
     let gateway = network.gateway(5);
     for digest in &digests {
         assert_eq!(Digest::of(&read(gateway, *digest).await.unwrap()), *digest);
@@ -216,4 +225,65 @@ async fn what_has_not_moved_yet_is_read_from_former_owners() {
         .await
         .unwrap();
     assert_eq!(missing.len(), digests.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_copy_is_passed_over_and_noted() {
+    let (network, digest, bytes) = away(3 << 20).await;
+    put_bytes(&network.stores[&node(1)], bytes.clone())
+        .await
+        .unwrap();
+    network.stores[&node(1)].remove(digest);
+    let faults = Faults {
+        corrupt: true,
+        ..Faults::default()
+    };
+    network.fault(node(2), faults);
+    assert!(read(network.gateway(1), digest).await.unwrap() == bytes);
+    let mut notes = network.gateway(1).take_lacking().unwrap();
+    let noted = [notes.recv().await.unwrap(), notes.recv().await.unwrap()];
+    assert_eq!(noted.map(|note| note.owner), [node(1), node(2)]);
+    let batch = network.gateway(1).get_batch(&[digest]).await;
+    assert!(*batch[0].as_ref().unwrap() == bytes);
+    assert!(network.gateway(1).take_lacking().is_none(), "taken once");
+    // A damaged copy is no proof of absence.
+    network.stores[&node(3)].remove(digest);
+    let error = read(network.gateway(1), digest).await.unwrap_err();
+    assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_miss_by_an_old_view_is_looked_for_in_the_new_one() {
+    let network = Network::with(&["a", "b", "c", "d"], 1, 3, 2);
+    let bytes = sample(1, 500);
+    let digest = Digest::of(&bytes);
+    put_bytes(&network.stores[&node(4)], bytes.clone())
+        .await
+        .unwrap();
+    // Node 2 owns nothing yet, nor does 4, by what node 2 knows.
+    let delay = Duration::from_millis(100);
+    network.fault(
+        node(1),
+        Faults {
+            delay,
+            ..Faults::default()
+        },
+    );
+    let newer = grown(&network.state);
+    for batch in [false, true] {
+        network.show(2, &network.state);
+        let gateway = network.gateway(2);
+        let asked = async {
+            if batch {
+                gateway.get_batch(&[digest]).await.remove(0)
+            } else {
+                read(gateway, digest).await
+            }
+        };
+        let (got, ()) = tokio::join!(asked, async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            network.show(2, &newer);
+        });
+        assert!(got.unwrap() == bytes);
+    }
 }
