@@ -36,8 +36,6 @@ pub struct Faults {
     pub corrupt: bool,
     /// Does what is asked and loses the answer.
     pub loses_answers: bool,
-    /// Is at this epoch, and refuses older ones.
-    pub epoch: Epoch,
 }
 
 /// The verbs, for counting calls.
@@ -61,6 +59,7 @@ pub struct FaultyPeers {
 
 #[derive(Default)]
 struct State {
+    epochs: BTreeMap<NodeId, Epoch>,
     faults: BTreeMap<NodeId, Faults>,
     calls: BTreeMap<(NodeId, Verb), u64>,
 }
@@ -78,6 +77,11 @@ impl FaultyPeers {
     /// Replaces a node's faults; streams under way have them from now on.
     pub fn set(&self, node: NodeId, faults: Faults) {
         self.lock().faults.insert(node, faults);
+    }
+
+    /// A node is at this epoch, and refuses older ones.
+    pub fn set_epoch(&self, node: NodeId, epoch: Epoch) {
+        self.lock().epochs.insert(node, epoch);
     }
 
     /// Heals every node.
@@ -105,6 +109,10 @@ impl FaultyPeers {
         self.lock().faults.get(&node).copied().unwrap_or_default()
     }
 
+    fn epoch(&self, node: NodeId) -> Epoch {
+        self.lock().epochs.get(&node).copied().unwrap_or_default()
+    }
+
     /// Counts a call, lets the faults act, and gives the node's store.
     async fn call(
         &self,
@@ -114,7 +122,7 @@ impl FaultyPeers {
     ) -> Result<Arc<dyn BlobStore>, Error> {
         *self.lock().calls.entry((node, verb)).or_default() += 1;
         self.suffer(node).await?;
-        let ours = self.faults(node).epoch;
+        let ours = self.epoch(node);
         if let Some(theirs) = epoch.filter(|theirs| *theirs < ours) {
             return Err(Error::StaleEpoch { theirs, ours });
         }
@@ -280,7 +288,7 @@ impl Upload for FaultyUpload {
 
     async fn commit(self: Box<Self>) -> Result<(), Error> {
         self.peers.suffer(self.to).await?;
-        let ours = self.peers.faults(self.to).epoch;
+        let ours = self.peers.epoch(self.to);
         if self.epoch < ours {
             let theirs = self.epoch;
             return Err(Error::StaleEpoch { theirs, ours });

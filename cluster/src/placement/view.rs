@@ -42,7 +42,8 @@ pub struct Holders {
     /// Owners in older epochs only, newer epochs first: they hold the blob until
     /// the handoff is done.
     pub former: Vec<NodeId>,
-    /// Nodes that may stand in for owners.
+    /// Nodes that may stand in for owners, and last the members that own nothing
+    /// in this view: a newer epoch, not seen here yet, may have made them owners.
     pub stand_ins: Vec<NodeId>,
 }
 
@@ -164,17 +165,20 @@ impl View {
             }
         }
         let mut stand_ins = Vec::new();
+        let mut add = |node: NodeId| {
+            let known = [&owners, &former, &stand_ins];
+            if !known.iter().any(|list| list.contains(&node)) {
+                stand_ins.push(node);
+            }
+        };
         for placement in &self.placements {
             let reach = REACH.saturating_sub(placement.width());
-            for node in placement.stand_ins(slot).into_iter().take(reach) {
-                if ![&owners, &former, &stand_ins]
-                    .iter()
-                    .any(|l| l.contains(&node))
-                {
-                    stand_ins.push(node);
-                }
-            }
+            let further = placement.stand_ins(slot);
+            further.into_iter().take(reach).for_each(&mut add);
         }
+        let placed = |node: &NodeId| self.placements.iter().any(|p| p.contains(*node));
+        let outside = self.state.members.keys().filter(|node| !placed(node));
+        outside.copied().take(REACH).for_each(&mut add);
         Holders {
             owners,
             former,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::view::View;
 use crate::{
     Digest, Epoch,
-    replication::tests::network::{next_epoch, node, state_of},
+    replication::tests::network::{epoch_of, node, state_of},
     state::ClusterState,
 };
 
@@ -61,7 +61,7 @@ fn numbers_are_cut_down_to_the_nodes_there_are() {
 fn placements_are_kept_from_view_to_view_and_dropped_with_their_epoch() {
     let first = state_of(&["a", "b", "c", "d"], 3, 2);
     let one = View::from_state(node(1), &first, None);
-    let second = next_epoch(&first, &[1, 2, 3]);
+    let second = epoch_of(&first, &[1, 2, 3]);
     let two = View::from_state(node(1), &second, Some(&one));
     assert!(Arc::ptr_eq(&two.placements()[1], &one.placements()[0]));
     assert_eq!(two.epoch(), Epoch(2));
@@ -75,7 +75,7 @@ fn placements_are_kept_from_view_to_view_and_dropped_with_their_epoch() {
 #[test]
 fn holders_are_owners_then_former_owners_then_the_rest_each_once() {
     let first = state_of(&["a", "b", "c", "d", "e"], 3, 2);
-    let view = View::from_state(node(1), &next_epoch(&first, &[1, 2, 3, 4]), None);
+    let view = View::from_state(node(1), &epoch_of(&first, &[1, 2, 3, 4]), None);
     for seed in 0..100_u8 {
         let digest = Digest::of(&[seed]);
         let holders = view.holders(digest);

@@ -54,7 +54,7 @@ pub async fn at_least(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::tests::network::{next_epoch, node, state_of};
+    use crate::replication::tests::network::{epoch_of, node, state_of};
 
     #[tokio::test]
     async fn the_watch_follows_the_state() {
@@ -62,7 +62,7 @@ mod tests {
         let (sender, states) = watch::channel(Arc::clone(&first));
         let mut views = watch(node(1), states);
         assert_eq!(views.borrow().epoch(), Epoch(1));
-        sender.send_replace(next_epoch(&first, &[1, 2]));
+        sender.send_replace(epoch_of(&first, &[1, 2]));
         assert!(at_least(&mut views, Epoch(2), Duration::from_secs(60)).await);
         assert_eq!(views.borrow().placements().len(), 2);
         drop(sender);

@@ -40,16 +40,8 @@ pub(super) async fn get(
         return shared.local.get(digest, range).await;
     }
     let part = range.within(digest)?;
-    let mut reader = Reader::new(shared, view, digest, part.clone());
-    let first = match reader.open().await {
-        // Nobody has it by this view; it may have been stored under a newer one.
-        Err(error) if shared.view().epoch() > reader.view.epoch() => {
-            tracing::debug!(?digest, %error, "reading again with a newer view");
-            reader = Reader::new(shared, shared.view(), digest, part);
-            reader.open().await?
-        }
-        first => first?,
-    };
+    let mut reader = Reader::new(shared, view, digest, part);
+    let first = reader.open().await?;
     let rest = futures::stream::unfold((reader, first), |(mut reader, ready)| async move {
         match ready {
             Some(chunk) => Some((Ok(chunk), (reader, None))),
