@@ -12,7 +12,7 @@ pub mod client;
 pub mod dial;
 pub mod faulty_peers;
 pub mod identity;
-mod link;
+pub(crate) mod link;
 pub mod server;
 mod upload;
 pub mod wire;
