@@ -16,7 +16,7 @@ use rand::Rng;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 
-use super::client::Dial;
+use super::dial::Dial;
 use crate::{Error, NodeId};
 
 /// Connections to each peer: one stream of blobs does not fill a long link, and
