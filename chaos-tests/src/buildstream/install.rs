@@ -78,6 +78,9 @@ impl BuildStream {
                 bail!("{program} is missing: apt-get install {package}");
             }
         }
+        if find("busybox").is_some_and(|busybox| is_dynamic(&busybox)) {
+            bail!("busybox needs libraries that a sandbox lacks: apt-get install busybox-static");
+        }
         let clients = target_dir()?.join("clients");
         fs::create_dir_all(&clients)?;
         // Released when the file is closed, also by a process that dies. The
@@ -141,4 +144,26 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
+}
+
+/// `ldd` fails on a program that needs no loader.
+fn is_dynamic(program: &Path) -> bool {
+    Command::new("ldd")
+        .arg(program)
+        .output()
+        .is_ok_and(|answer| answer.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_and_known_to_be_dynamic() {
+        assert!(find("no-such-program-anywhere").is_none());
+        assert!(
+            is_dynamic(&find("env").unwrap()),
+            "coreutils are linked to libc"
+        );
+    }
 }
