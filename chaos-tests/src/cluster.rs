@@ -14,7 +14,7 @@ use serde::Deserialize;
 use weir_proto::reapi::{GetCapabilitiesRequest, capabilities_client::CapabilitiesClient};
 
 use crate::{
-    process::{Process, is_running, kill9, running_with},
+    process::{Process, is_running, kill9, running_with, sweep},
     program,
     trial::Trial,
     wait::until,
@@ -177,23 +177,22 @@ impl Cluster {
             return Ok(());
         }
         let node = &self.nodes[index];
-        kill9(node.pid, &self.dir).with_context(|| format!("kill -9 of {}", node.name))
+        kill9(&[node.pid], &self.dir).with_context(|| format!("kill -9 of {}", node.name))
     }
 
-    /// `kill -9` of `weir dev` and every node in one call, like a power cut
-    /// without the loss of what the kernel had not written.
+    /// `kill -9` of every node in one call, then of `weir dev`: like a power
+    /// cut without the loss of what the kernel had not written.
+    ///
+    /// `weir dev` comes last, because the kernel tells its children to stop
+    /// in good order when it dies, which is what must not happen here.
     pub fn kill9_everything(&mut self) -> Result<()> {
-        self.trial.step("kill -9 of everything at once");
-        drop(self.dev.take());
+        self.trial.step("kill -9 of every node at once");
+        let dev = self.dev.take().context("weir dev does not run")?;
+        let mut pids = self.left_behind();
+        pids.retain(|pid| *pid != dev.pid());
+        kill9(&pids, &self.dir)?;
+        drop(dev);
         self.revived.clear();
-        for pid in self.left_behind() {
-            // Raced by its own end, when `weir dev` takes its nodes along.
-            if let Err(error) = kill9(pid, &self.dir)
-                && is_running(pid)
-            {
-                return Err(error);
-            }
-        }
         Ok(())
     }
 
@@ -251,23 +250,18 @@ impl Cluster {
 
     /// Processes of this cluster that run now.
     pub fn left_behind(&self) -> Vec<u32> {
-        let mut found = running_with(&self.dir);
-        found.retain(|pid| *pid != std::process::id());
-        found
+        running_with(&self.dir)
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // The process groups of `weir dev` and of revived nodes go with their
-        // handles; this finds nodes that a dead `weir dev` left behind in a
-        // group of their own.
+        // `weir dev` and revived nodes go with their handles; the nodes are in
+        // groups of their own, and might take their time over the end of
+        // their parent.
         drop(self.dev.take());
         self.revived.clear();
-        for pid in self.left_behind() {
-            // Raced by its own end at worst.
-            let _ = kill9(pid, &self.dir);
-        }
+        sweep(&self.dir);
     }
 }
 

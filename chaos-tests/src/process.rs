@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process, kill_process_group},
+};
 
 use crate::{
     trial::{Trial, tail},
@@ -65,8 +68,8 @@ impl Process {
     }
 
     /// The number of the process, which is also that of its group.
-    pub fn pid(&self) -> Pid {
-        self.pid
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Everything that the process and its children printed so far.
@@ -173,6 +176,7 @@ pub fn is_running(pid: u32) -> bool {
 /// The running processes whose command line names `path`.
 ///
 /// Asked before a process is killed by number alone: numbers are used again.
+/// Never this process itself.
 pub fn running_with(path: &Path) -> Vec<u32> {
     let needle = path.as_os_str().as_encoded_bytes();
     let mut found: Vec<u32> = fs::read_dir("/proc")
@@ -184,21 +188,54 @@ pub fn running_with(path: &Path) -> Vec<u32> {
             fs::read(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| line.windows(needle.len()).any(|part| part == needle))
         })
-        .filter(|pid| is_running(*pid))
+        .filter(|pid| is_running(*pid) && *pid != std::process::id())
         .collect();
     found.sort_unstable();
     found
 }
 
-/// `kill -9` by number, and waits until the process is gone. An error when
-/// the process is not one whose command line names `path`.
-pub fn kill9(pid: u32, path: &Path) -> Result<()> {
-    if !running_with(path).contains(&pid) {
-        bail!("process {pid} is not one of {}", path.display());
+/// `kill -9` by number, all in one go, and waits until the processes are gone.
+///
+/// An error, and nothing is killed, when one of them is not a running process
+/// whose command line names `path`.
+pub fn kill9(pids: &[u32], path: &Path) -> Result<()> {
+    let ours = running_with(path);
+    let mut targets = Vec::new();
+    for pid in pids {
+        if !ours.contains(pid) {
+            bail!("no process {pid} of {} runs", path.display());
+        }
+        let raw = i32::try_from(*pid).ok().and_then(Pid::from_raw);
+        targets.push(raw.context("no such process number")?);
     }
-    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    kill_process(raw.context("no such process number")?, Signal::KILL)?;
-    until(format!("process {pid} to be gone"), DEATH_LIMIT, || {
-        Ok((!is_running(pid)).then_some(()))
-    })
+    for target in targets {
+        match kill_process(target, Signal::KILL) {
+            // It ended by itself since it was looked for.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for pid in pids {
+        until(format!("process {pid} to be gone"), DEATH_LIMIT, || {
+            Ok((!is_running(*pid)).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// `kill -9` of every process whose command line names `path`, until none is
+/// left or a limit is reached. For the end of a test, where processes may be
+/// ending by themselves.
+pub fn sweep(path: &Path) {
+    // What cannot be killed now, in time, cannot be helped by its caller.
+    let _ = until("processes to be gone", DEATH_LIMIT, || {
+        let left = running_with(path);
+        for pid in &left {
+            // Gone already at worst.
+            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        Ok(left.is_empty().then_some(()))
+    });
 }

@@ -16,6 +16,8 @@ use std::{
 use anyhow::{Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::process::sweep;
+
 /// Lines of each log that a failed trial shows.
 const TAIL_LINES: usize = 25;
 
@@ -85,7 +87,8 @@ impl Trial {
         let trial = Trial {
             shared: Arc::new(Shared {
                 name,
-                dir: dir.path().to_owned(),
+                // As the processes themselves will name it.
+                dir: dir.path().canonicalize().expect("it was made a moment ago"),
                 start: Instant::now(),
                 last: Mutex::new(("start".into(), Instant::now())),
                 groups: Mutex::default(),
@@ -166,6 +169,9 @@ impl Trial {
         lock(&self.shared.groups).remove(&group.as_raw_nonzero().get());
     }
 
+    /// Kills every process group of the trial, and whatever else runs with
+    /// the trial's directory on its command line: nodes are in groups of
+    /// their own.
     fn kill_all(&self) {
         for raw in lock(&self.shared.groups).iter() {
             if let Some(group) = Pid::from_raw(*raw) {
@@ -173,6 +179,7 @@ impl Trial {
                 let _ = kill_process_group(group, Signal::KILL);
             }
         }
+        sweep(self.dir());
     }
 
     fn show_logs(&self) {

@@ -106,11 +106,8 @@ fn a_node_that_dies_is_reported() {
             STEP_LIMIT,
             || {
                 dev.still_runs()?;
-                let said = dev.output();
-                Ok(said
-                    .lines()
-                    .any(|line| line.contains(&name) && line.contains("signal: 9"))
-                    .then_some(()))
+                let report = format!("{name} ended by signal 9");
+                Ok(dev.output().contains(&report).then_some(()))
             },
         )?;
         let workload = Workload::start(vec![cluster.node(0).client.clone()], 5001)?;
