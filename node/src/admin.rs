@@ -19,7 +19,7 @@ use weir_proto::cluster::{
 };
 
 use crate::{
-    api::to_status,
+    api,
     status::{ClusterStatus, NodeStatus},
 };
 
@@ -56,10 +56,11 @@ impl Admin {
         let roles = self.consensus.roles();
         let mut reports = self.reports(&view).await;
         let members = &view.state().members;
-        let nodes: Vec<_> = members
+        let mut nodes: Vec<_> = members
             .iter()
             .map(|(id, member)| row(*id, member, &roles, reports.remove(id)))
             .collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
         let down: Vec<_> = nodes.iter().filter(|node| !node.is_up()).collect();
         let under_replicated = under_replicated(&view, &nodes);
         let mut weaker = view.weaker();
@@ -226,7 +227,7 @@ impl AdminApi for Admin {
                 node_id: id.0,
             })),
             Ok(Answer::Refused { reason }) => Err(Status::failed_precondition(reason)),
-            Err(error) => Err(to_status(error)),
+            Err(error) => Err(api::status::of(&error)),
         }
     }
 }

@@ -24,10 +24,11 @@ use weir_cluster::{
     journal::disk::{Disk, RealDisk},
     peer::{
         Peers,
-        client::{GrpcPeers, plain},
+        client::GrpcPeers,
+        dial::plain,
         server::{PeerService, ReportSource},
     },
-    placement::watch,
+    placement::view,
     raft::{Consensus, LogStore, RaftConsensus, Setup},
     replication::Replicated,
     state::{Command, Member, MemberStatus},
@@ -90,7 +91,7 @@ impl Node {
         };
         let consensus = RaftConsensus::start(setup, log).await?;
 
-        let view = watch::watch(me, consensus.state());
+        let view = view::watch(me, consensus.state());
         let peers: Arc<dyn Peers> = Arc::new(GrpcPeers::new(consensus.state(), plain()));
         let local: Arc<dyn BlobStore> = Arc::clone(&store) as _;
         let replicated = Replicated::new(me, local.clone(), Arc::clone(&peers), view.clone());

@@ -45,7 +45,7 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     journal::disk::Disk,
-    peer::client::Dial,
+    peer::dial::Dial,
     state::{ClusterState, Command, Member, Ref, RefKey, RequestId, Response, Settings},
     words::error::Shortfall,
 };

@@ -19,7 +19,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use weir_cluster::{
     ClusterId, Digest, NodeId,
     journal::disk::{Disk, RealDisk},
-    peer::client::{Dial, plain},
+    peer::dial::{Dial, plain},
     raft::{Consensus, RaftConfig, RaftConsensus, Setup},
     state::{
         Command, Member, MemberStatus, RefKey, RefKind, RefValue, Response, Settings,

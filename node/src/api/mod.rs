@@ -47,7 +47,7 @@ mod publish;
 mod reference_storage;
 mod refs;
 mod resource_name;
-mod status;
+pub(crate) mod status;
 mod tree;
 
 pub use config::ApiConfig;
