@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use openraft::{
     ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage,
 };
-use rand::Rng;
+use rand::{Rng, seq::IteratorRandom};
 use tokio::{
     runtime::Runtime,
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -45,7 +45,7 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     journal::disk::Disk,
-    peer::client::Dial,
+    peer::dial::Dial,
     state::{ClusterState, Command, Member, Ref, RefKey, RequestId, Response, Settings},
     words::error::Shortfall,
 };
@@ -208,14 +208,12 @@ impl RaftConsensus {
             return Ok(());
         }
         self.barrier().await?;
-        let cluster = self.cluster;
-        let (id, nodes) = (self.me, vec![self.me]);
+        let (cluster, id) = (self.cluster, self.me);
         for command in [
             Command::Found { cluster, settings },
             Command::AddMember { id, member },
-            Command::Activate { nodes },
         ] {
-            // Refused if it was done before: all three are done once.
+            // Refused if it was done before: both are done once.
             if let Response::Refused { reason } = self.propose(command).await? {
                 tracing::debug!(reason, "founding goes on");
             }
@@ -279,6 +277,17 @@ impl RaftConsensus {
     fn patience(&self) -> Duration {
         let patience_ms = self.machine.state().borrow().settings.ref_patience_ms;
         Duration::from_millis(patience_ms.into())
+    }
+
+    /// Whom to ask: the leader, or else any other member, who may know it. A
+    /// node whose address changed hears of no leader until it has told its own.
+    fn whom_to_ask(&self) -> Option<u64> {
+        self.leader().or_else(|| {
+            let state = self.machine.state();
+            let state = state.borrow();
+            let others = state.members.keys().filter(|id| **id != self.me);
+            others.choose(&mut rand::rng()).map(|id| id.0)
+        })
     }
 
     async fn wait_applied(&self, index: u64) {
@@ -403,7 +412,7 @@ async fn carry(this: &RaftConsensus, mut batch: Vec<Pending>) {
             .iter()
             .map(|pending| pending.proposal.clone())
             .collect();
-        let answer = match hint.take().or_else(|| this.leader()) {
+        let answer = match hint.take().or_else(|| this.whom_to_ask()) {
             None => ForwardAnswer::NotLeader(None),
             Some(id) if id == this.me.0 => server::write(&this.raft, proposals).await,
             Some(id) => match this.network.forward(id, &proposals, LEADER_DEADLINE).await {
@@ -457,7 +466,7 @@ async fn rounds(this: Arc<RaftConsensus>, mut asked: mpsc::Receiver<Waiter<()>>)
             if waiters.is_empty() {
                 break;
             }
-            let answer = match hint.take().or_else(|| this.leader()) {
+            let answer = match hint.take().or_else(|| this.whom_to_ask()) {
                 None => ReadIndexAnswer::NotLeader(None),
                 Some(id) if id == this.me.0 => {
                     // A leader cut off from its voters waits for their answers:

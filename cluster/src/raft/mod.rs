@@ -6,6 +6,7 @@ mod consensus;
 mod forms;
 mod leader;
 pub mod memory;
+mod memory_log;
 mod network;
 mod rows;
 mod server;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 
 pub use config::RaftConfig;
 pub use consensus::{RaftConsensus, Setup, StartError};
+pub use memory_log::{JournalConfig, LogStore};
 pub use server::Service;
 
 use crate::{

@@ -42,7 +42,7 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     blob::CHUNK_BYTES,
-    peer::{client::Dial, identity::stamp, link::Link},
+    peer::{dial::Dial, identity::stamp, link::Link},
     state::ClusterState,
 };
 
