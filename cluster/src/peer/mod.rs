@@ -7,6 +7,13 @@
 //! Every call is bounded in time by the implementation: silence becomes
 //! [`Error::Unreachable`].
 
+pub mod client;
+pub mod faulty_peers;
+pub mod identity;
+mod link;
+pub mod server;
+pub mod wire;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 

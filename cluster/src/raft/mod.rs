@@ -1,6 +1,14 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+mod forms;
+pub mod memory;
+mod rows;
+mod snapshot;
+mod state_machine;
+pub mod types;
+pub mod wire;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

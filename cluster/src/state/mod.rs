@@ -5,6 +5,7 @@
 //! [`RefRows`]. [`apply`] is pure: the same state, rows and command give the
 //! same [`Effects`] on every node, whatever the time or the machine.
 
+pub mod apply;
 pub mod command;
 pub mod refs;
 pub mod settings;
@@ -13,7 +14,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use command::{Command, Response};
+pub use apply::apply;
+pub use command::{Command, RequestId, Response};
 pub use refs::{Ref, RefKey, RefKind, RefValue};
 pub use settings::{ReadMode, Settings};
 
@@ -86,6 +88,13 @@ pub trait RefRows {
     fn get(&self, key: &RefKey) -> Result<Option<Ref>, Error>;
 }
 
+/// Rows in memory.
+impl RefRows for BTreeMap<RefKey, Ref> {
+    fn get(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
+        Ok(Self::get(self, key).cloned())
+    }
+}
+
 /// What a command did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Effects {
@@ -95,3 +104,6 @@ pub struct Effects {
     pub rows: Vec<(RefKey, Option<Ref>)>,
     pub response: Response,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -65,6 +65,17 @@ impl RefKey {
             qualifiers,
         }
     }
+
+    /// How much text the key is made of, in bytes.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let qualifiers = self.qualifiers.iter();
+        self.instance.len()
+            + self.uri.len()
+            + qualifiers
+                .map(|(name, value)| name.len() + value.len())
+                .sum::<usize>()
+    }
 }
 
 /// The closure of a ref as a blob: a version byte (1), then packed digests in
