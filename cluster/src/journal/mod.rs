@@ -216,19 +216,28 @@ impl Journal {
             return Err(JournalError::TooLarge { len });
         }
         let shared = &self.inner.shared;
-        let cost: usize = records
-            .iter()
-            .map(|record| record.payload.len() + QUEUED_RECORD_BYTES)
-            .sum();
-        // A group larger than the queue waits until it is alone.
-        let cost = cost.min(QUEUE_BYTES) as u32;
-        let room = shared.room.clone().acquire_many_owned(cost).await;
+        let room = shared.room.clone().acquire_many_owned(cost(&records)).await;
         let room = room.expect("the queue's semaphore is never closed");
         self.send(Command::Append {
             records,
             done,
             _room: room,
         })
+    }
+
+    /// Queues records without waiting and without an answer; does nothing if
+    /// there is no room or the journal is fenced.
+    pub fn append_now(&self, records: Vec<Record>) {
+        let room = self.inner.shared.room.clone();
+        if let Ok(room) = room.try_acquire_many_owned(cost(&records)) {
+            let done = Box::new(drop);
+            // Whoever needs to know waits for an answer.
+            let _ = self.send(Command::Append {
+                records,
+                done,
+                _room: room,
+            });
+        }
     }
 
     /// Removes the segments before `segment`, oldest first, after everything
@@ -278,6 +287,15 @@ impl Journal {
             }),
         }
     }
+}
+
+/// Bytes of room that records take in the queue. A group larger than the queue
+/// waits until it is alone.
+fn cost(records: &[Record]) -> u32 {
+    let bytes = records
+        .iter()
+        .map(|record| record.payload.len() + QUEUED_RECORD_BYTES);
+    bytes.sum::<usize>().min(QUEUE_BYTES) as u32
 }
 
 impl Shared {

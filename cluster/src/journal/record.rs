@@ -1,5 +1,9 @@
 //! One record as bytes.
 
+use std::path::{Path, PathBuf};
+
+use super::segment;
+
 /// Kinds from here on are marks: the latest of each stands.
 pub const FIRST_MARK: u8 = 0x80;
 
@@ -27,6 +31,12 @@ pub struct Position {
 }
 
 impl Position {
+    /// The file it is in, of a journal in that folder.
+    #[must_use]
+    pub fn file(self, dir: &Path) -> PathBuf {
+        segment::path(dir, self.segment)
+    }
+
     pub(super) fn stored_len(self) -> usize {
         stored_len(self.len as usize)
     }

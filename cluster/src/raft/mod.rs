@@ -5,8 +5,8 @@ mod config;
 mod consensus;
 mod forms;
 mod leader;
+mod log_store;
 pub mod memory;
-mod memory_log;
 mod network;
 mod rows;
 mod server;
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 pub use config::RaftConfig;
 pub use consensus::{RaftConsensus, Setup, StartError};
-pub use memory_log::{JournalConfig, LogStore};
+pub use log_store::{LogConfig, LogStore};
 pub use server::Service;
 
 use crate::{
