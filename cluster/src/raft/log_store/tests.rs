@@ -1,9 +1,8 @@
 use std::{path::Path, sync::Arc};
 
 use openraft::{
-    EntryPayload, RaftLogReader, StorageError,
+    EntryPayload, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
-    testing::log::{StoreBuilder, Suite},
     type_config::TypeConfigExt,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -16,12 +15,11 @@ use crate::{
         disk::Disk,
         sim_disk::{Keep, SimDisk},
     },
-    raft::{
-        state_machine::StateMachine,
-        types::{CommittedLeaderId, Entry, LogId, Proposal, TypeConfig, Vote},
-    },
+    raft::types::{CommittedLeaderId, Entry, LogId, Proposal, TypeConfig, Vote},
     state::{Command, command::RequestId},
 };
+
+mod suite;
 
 const DIR: &str = "log";
 
@@ -50,24 +48,6 @@ fn entry(log_id: LogId, request: u128, nodes: u64) -> Entry {
             },
         }),
     }
-}
-
-struct Builder;
-
-impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
-    async fn build(
-        &self,
-    ) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = SimDisk::new();
-        let machine = StateMachine::open(dir.path(), Arc::new(disk.clone())).unwrap();
-        Ok((dir, open(&disk, 2000).unwrap(), machine))
-    }
-}
-
-#[tokio::test]
-async fn openraft_is_content() {
-    Suite::test_all(Builder).await.unwrap();
 }
 
 /// What a log holds.
