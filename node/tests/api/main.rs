@@ -1,0 +1,10 @@
+//! The client port: a real server on a free port, real gRPC clients.
+
+mod asset;
+mod bad_inputs;
+mod bytestream;
+mod cas;
+mod discovery;
+mod references;
+mod support;
+mod tree;
