@@ -125,7 +125,7 @@ const RULES: &[Rule] = &[
         why: "no blob byte goes through Raft",
         files: &["cluster/src/raft/", "cluster/src/state/"],
         except: &[],
-        names: &["crate::blob", "BlobStore", "BlobStream", "Verified"],
+        names: &["BlobStore", "BlobStream", "Verified", "Upload", "put_bytes"],
         tests_too: true,
     },
     Rule {

@@ -22,9 +22,10 @@ use weir_proto::cluster::{
     ReportRequest, peer_client::PeerClient, put_request::Start,
 };
 
+pub use super::dial::{Dial, endpoint, plain};
+
 use super::{
     Peers, Report,
-    dial::Dial,
     identity::stamp,
     link::{Connection, Link},
     upload::{COMMIT_DEADLINE, GrpcUpload, cut_short, next_of, within},

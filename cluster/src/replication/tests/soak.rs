@@ -9,6 +9,7 @@ use crate::{
     Digest, Error,
     blob::{BlobStore, ByteRange, Lease, collect, conformance::sample, put_bytes},
     peer::faulty_peers::Faults,
+    replication::quorum::Quorum,
 };
 
 fn faults(rng: &mut StdRng) -> Faults {
@@ -114,11 +115,15 @@ async fn run(seed: u64) {
         {
             let view = network.view();
             let held = network.holders(digest);
-            let owners = view
-                .owners(digest)
-                .filter(|owner| held.contains(owner))
-                .count();
-            assert!(owners < 2, "seed {seed}: {digest} is on {owners} owners");
+            let mut quorum = Quorum::new(view.need(digest));
+            for owner in view.owners(digest).filter(|owner| held.contains(owner)) {
+                quorum.ack(view.zone_number(owner));
+            }
+            let copies = quorum.acks();
+            assert!(
+                !quorum.is_reached(),
+                "seed {seed}: {digest} is on {copies} owners"
+            );
         }
     }
 }
