@@ -13,7 +13,8 @@ use weir_cluster::{
     },
     peer::{
         Peers, Report,
-        client::{GrpcPeers, plain},
+        client::GrpcPeers,
+        dial::plain,
         server::{PeerService, transport},
     },
     placement::view::View,
@@ -268,4 +269,25 @@ async fn bytes_that_do_not_match_are_refused_by_the_owner() {
     let error = refused.expect("an endless upload is refused");
     assert!(matches!(error, Error::Mismatch { .. }), "{error}");
     assert!(nodes[&2].store.digests().is_empty());
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_connections_and_says_nothing_is_unreachable() {
+    let (nodes, states) = start().await;
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut moved = ClusterState::clone(&states.borrow());
+    let member = moved.members.get_mut(&NodeId(2)).unwrap();
+    member.peer_address = mute.local_addr().unwrap().to_string();
+    states.send_replace(Arc::new(moved));
+    let error = nodes[&1].peers.report(NodeId(2)).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    let blob = Verified::of(conformance::sample(8, 1000));
+    let digest = blob.digest();
+    let stored = nodes[&1].replicated.put_batch(vec![blob]).await;
+    assert!(stored[0].is_ok(), "{stored:?}");
+    let missing = nodes[&1]
+        .replicated
+        .find_missing(&[digest], Lease::SHORT)
+        .await;
+    assert!(missing.unwrap().is_empty());
 }

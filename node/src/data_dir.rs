@@ -49,8 +49,8 @@ pub struct Identity {
 pub enum Origin {
     /// It is the first node and founds the cluster with these settings.
     Founder { settings: Settings },
-    /// It joined; peer addresses of the members at that time.
-    Joined { peers: Vec<String> },
+    /// It joined a cluster that existed.
+    Joined,
 }
 
 /// A data directory in use by this process.

@@ -3,5 +3,13 @@
 //!
 //! [`assemble`] is the place where the whole stack is written out.
 
+pub mod admin;
+pub mod api;
+pub mod assemble;
+pub mod cli;
 pub mod config;
+pub mod data_dir;
+pub mod serve;
+pub mod status;
 pub mod store;
+pub mod telemetry;

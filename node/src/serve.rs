@@ -80,7 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         admin = %config.listen.admin,
         "serving"
     );
-    node.take_part(&config).await;
+    node.take_part();
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

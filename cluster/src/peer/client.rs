@@ -13,30 +13,27 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use futures::{StreamExt, stream};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, Status, transport::Channel};
 use weir_proto::cluster::{
     FindMissingRequest, GetBatchRequest, GetRequest, PutBatchRequest, PutRequest, PutResponse,
     ReportRequest, peer_client::PeerClient, put_request::Start,
 };
 
+pub use super::dial::{Dial, endpoint, plain};
+
 use super::{
     Peers, Report,
     identity::stamp,
     link::{Connection, Link},
+    upload::{COMMIT_DEADLINE, GrpcUpload, cut_short, next_of, within},
     wire::{MAX_MESSAGE_BYTES, error_of, item_error, space},
 };
 use crate::{
     Digest, Epoch, Error, NodeId,
-    blob::{BlobStream, ByteRange, CHUNK_BYTES, Lease, Put, Upload, Verified},
+    blob::{BlobStream, ByteRange, Lease, Put, Verified},
     state::ClusterState,
     words::digest::pack,
 };
@@ -45,46 +42,9 @@ use crate::{
 const QUICK_DEADLINE: Duration = Duration::from_secs(2);
 /// How long reading may take to the first byte, and from chunk to chunk.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a peer may take to accept a chunk.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a commit may take: an fsync behind others on a slow disk.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Chunks of an upload between us and the socket.
 const CHUNKS_AHEAD: usize = 4;
-
-/// How often an idle connection is proven alive, and how long that may take:
-/// a peer that vanished without a word is noticed within ten seconds.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-
-/// Opens a connection to an address (`host:port`), or says why not. The one
-/// place to add TLS: build on [`endpoint`] and connect with a connector.
-pub type Dial = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Channel, String>> + Send + Sync>;
-
-/// Connections without TLS.
-#[must_use]
-pub fn plain() -> Dial {
-    Arc::new(|address| {
-        async move {
-            let endpoint = endpoint(&format!("http://{address}"))?;
-            endpoint.connect().await.map_err(|error| chain(&error))
-        }
-        .boxed()
-    })
-}
-
-/// The transport settings of connections between nodes. The adaptive window is
-/// what fills a link with some milliseconds of delay.
-pub fn endpoint(url: &str) -> Result<Endpoint, String> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| chain(&error))?;
-    Ok(endpoint
-        .tcp_nodelay(true)
-        .http2_adaptive_window(true)
-        .max_frame_size(super::server::FRAME_BYTES)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true))
-}
 
 /// The other nodes, reached at the addresses that the node table gives.
 #[derive(Clone)]
@@ -343,107 +303,8 @@ impl Peers for GrpcPeers {
     }
 }
 
-/// Dropping it ends the stream without `commit`, and the peer forgets it.
-struct GrpcUpload {
-    node: NodeId,
-    messages: mpsc::Sender<PutRequest>,
-    answers: Streaming<PutResponse>,
-}
-
-impl GrpcUpload {
-    /// Hands a message to the socket, unless the peer has ended the upload.
-    async fn send(&mut self, message: PutRequest) -> Result<(), Error> {
-        let sent = async {
-            tokio::select! {
-                biased;
-                answer = next_of(self.node, &mut self.answers) => match answer? {
-                    Some(_) => Err(Error::Internal(format!(
-                        "node {} answered before the end of an upload", self.node
-                    ))),
-                    None => Err(cut_short(self.node)),
-                },
-                sent = self.messages.send(message) => Ok(sent.is_ok()),
-            }
-        };
-        if within(self.node, WRITE_DEADLINE, sent).await? {
-            return Ok(());
-        }
-        // The stream is closed: the peer says why.
-        within(
-            self.node,
-            WRITE_DEADLINE,
-            next_of(self.node, &mut self.answers),
-        )
-        .await?;
-        Err(cut_short(self.node))
-    }
-}
-
-#[async_trait]
-impl Upload for GrpcUpload {
-    async fn write(&mut self, mut chunk: Bytes) -> Result<(), Error> {
-        while !chunk.is_empty() {
-            let data = chunk.split_to(chunk.len().min(CHUNK_BYTES));
-            let message = PutRequest {
-                data,
-                ..PutRequest::default()
-            };
-            self.send(message).await?;
-        }
-        Ok(())
-    }
-
-    async fn commit(mut self: Box<Self>) -> Result<(), Error> {
-        let message = PutRequest {
-            commit: true,
-            ..PutRequest::default()
-        };
-        self.send(message).await?;
-        let answer = next_of(self.node, &mut self.answers);
-        match within(self.node, COMMIT_DEADLINE, answer).await? {
-            Some(PutResponse { stored: true, .. }) => Ok(()),
-            _ => Err(cut_short(self.node)),
-        }
-    }
-}
-
-async fn next_of<T>(node: NodeId, answers: &mut Streaming<T>) -> Result<Option<T>, Error> {
-    answers
-        .message()
-        .await
-        .map_err(|status| error_of(node, &status))
-}
-
-/// Turns silence into an error.
-async fn within<T>(
-    node: NodeId,
-    deadline: Duration,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    timeout(deadline, call).await.unwrap_or_else(|_| {
-        let cause = format!("silent for {deadline:?}");
-        Err(Error::Unreachable { node, cause })
-    })
-}
-
-fn cut_short(node: NodeId) -> Error {
-    let cause = "its answer ended early".to_owned();
-    Error::Unreachable { node, cause }
-}
-
 fn miscounted(node: NodeId, got: usize, asked: usize) -> Error {
     Error::Internal(format!(
         "node {node} gave {got} answers to {asked} questions"
     ))
-}
-
-/// A transport error with its sources, the useful part of which is the last.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

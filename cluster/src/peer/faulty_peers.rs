@@ -32,10 +32,10 @@ pub struct Faults {
     pub breaks_after: Option<u64>,
     /// Ends a read after that many bytes as if that were all.
     pub ends_after: Option<u64>,
+    /// Finds its copy damaged when it is read.
+    pub corrupt: bool,
     /// Does what is asked and loses the answer.
     pub loses_answers: bool,
-    /// Is at this epoch, and refuses older ones.
-    pub epoch: Epoch,
 }
 
 /// The verbs, for counting calls.
@@ -59,6 +59,7 @@ pub struct FaultyPeers {
 
 #[derive(Default)]
 struct State {
+    epochs: BTreeMap<NodeId, Epoch>,
     faults: BTreeMap<NodeId, Faults>,
     calls: BTreeMap<(NodeId, Verb), u64>,
 }
@@ -76,6 +77,11 @@ impl FaultyPeers {
     /// Replaces a node's faults; streams under way have them from now on.
     pub fn set(&self, node: NodeId, faults: Faults) {
         self.lock().faults.insert(node, faults);
+    }
+
+    /// A node is at this epoch, and refuses older ones.
+    pub fn set_epoch(&self, node: NodeId, epoch: Epoch) {
+        self.lock().epochs.insert(node, epoch);
     }
 
     /// Heals every node.
@@ -103,6 +109,10 @@ impl FaultyPeers {
         self.lock().faults.get(&node).copied().unwrap_or_default()
     }
 
+    fn epoch(&self, node: NodeId) -> Epoch {
+        self.lock().epochs.get(&node).copied().unwrap_or_default()
+    }
+
     /// Counts a call, lets the faults act, and gives the node's store.
     async fn call(
         &self,
@@ -112,7 +122,7 @@ impl FaultyPeers {
     ) -> Result<Arc<dyn BlobStore>, Error> {
         *self.lock().calls.entry((node, verb)).or_default() += 1;
         self.suffer(node).await?;
-        let ours = self.faults(node).epoch;
+        let ours = self.epoch(node);
         if let Some(theirs) = epoch.filter(|theirs| *theirs < ours) {
             return Err(Error::StaleEpoch { theirs, ours });
         }
@@ -168,6 +178,9 @@ impl Peers for FaultyPeers {
     async fn get(&self, to: NodeId, digest: Digest, range: ByteRange) -> Result<BlobStream, Error> {
         let store = self.call(to, Verb::Get, None).await?;
         let inner = self.answer(to, store.get(digest, range).await?)?;
+        if self.faults(to).corrupt {
+            return Ok(stream::iter([Err(Error::Corrupt(digest))]).boxed());
+        }
         Ok(faulty_stream(self.clone(), to, inner))
     }
 
@@ -177,7 +190,13 @@ impl Peers for FaultyPeers {
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
         let store = self.call(to, Verb::GetBatch, None).await?;
-        self.answer(to, store.get_batch(digests).await)
+        let mut blobs = store.get_batch(digests).await;
+        if self.faults(to).corrupt {
+            for (blob, digest) in blobs.iter_mut().zip(digests) {
+                *blob = Err(Error::Corrupt(*digest));
+            }
+        }
+        self.answer(to, blobs)
     }
 
     async fn put(&self, to: NodeId, epoch: Epoch, digest: Digest) -> Result<Put, Error> {
@@ -269,7 +288,7 @@ impl Upload for FaultyUpload {
 
     async fn commit(self: Box<Self>) -> Result<(), Error> {
         self.peers.suffer(self.to).await?;
-        let ours = self.peers.faults(self.to).epoch;
+        let ours = self.peers.epoch(self.to);
         if self.epoch < ours {
             let theirs = self.epoch;
             return Err(Error::StaleEpoch { theirs, ours });

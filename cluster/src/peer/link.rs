@@ -16,7 +16,7 @@ use rand::Rng;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 
-use super::client::Dial;
+use super::dial::Dial;
 use crate::{Error, NodeId};
 
 /// Connections to each peer: one stream of blobs does not fill a long link, and
@@ -30,7 +30,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 const BACKOFF_LEAST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(2);
 
-pub(super) struct Link {
+pub(crate) struct Link {
     node: NodeId,
     address: String,
     connections: [tokio::sync::Mutex<Option<Connection>>; CONNECTIONS],
@@ -40,8 +40,8 @@ pub(super) struct Link {
 }
 
 #[derive(Clone)]
-pub(super) struct Connection {
-    pub(super) channel: Channel,
+pub(crate) struct Connection {
+    pub(crate) channel: Channel,
     place: usize,
     number: usize,
 }
@@ -54,7 +54,7 @@ struct Refusal {
 }
 
 impl Link {
-    pub(super) fn new(node: NodeId, address: String) -> Self {
+    pub(crate) fn new(node: NodeId, address: String) -> Self {
         Self {
             node,
             address,
@@ -64,12 +64,12 @@ impl Link {
         }
     }
 
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// A connection, by turns.
-    pub(super) async fn connection(&self, dial: &Dial) -> Result<Connection, Error> {
+    pub(crate) async fn connection(&self, dial: &Dial) -> Result<Connection, Error> {
         self.fail_fast()?;
         let number = self.turn.fetch_add(1, Ordering::Relaxed);
         let place = number % CONNECTIONS;
@@ -99,7 +99,7 @@ impl Link {
     }
 
     /// Forgets a connection that broke, if nobody has yet.
-    pub(super) async fn forget(&self, broken: &Connection) {
+    pub(crate) async fn forget(&self, broken: &Connection) {
         let mut connection = self.connections[broken.place].lock().await;
         if connection
             .as_ref()

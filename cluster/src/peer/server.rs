@@ -12,23 +12,24 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt, future::ready, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 use weir_proto::cluster::{
     FindMissingRequest, FindMissingResponse, GetBatchRequest, GetBatchResponse, GetRequest,
     GetResponse, PutBatchRequest, PutBatchResponse, PutRequest, PutResponse, ReportRequest,
-    ReportResponse, get_batch_response, peer_server, put_batch_response,
+    ReportResponse, peer_server, put_batch_response,
 };
 
 use super::{
-    Report, identity,
+    Report,
+    batch::{messages_of, verify},
+    identity,
     wire::{self, MAX_MESSAGE_BYTES, item_code, status_of},
 };
 use crate::{
     ClusterId, Digest, Epoch, Error, NodeId,
-    blob::{BlobStore, ByteRange, Lease, Put, Upload, Verified},
+    blob::{BlobStore, ByteRange, Lease, Put, Upload},
     placement::view::{self, View},
 };
 
@@ -43,11 +44,6 @@ const UPLOADS_LIMIT: usize = 512;
 const BATCH_BYTES: u64 = 16 << 20;
 /// Digests in one batch read.
 const BATCH_DIGESTS: usize = 64 << 10;
-/// Bytes in one message of that answer.
-const ANSWER_BYTES: usize = 4 << 20;
-/// Batches above this are hashed on a thread for blocking work: some hundred
-/// microseconds of hashing would delay everything else on this one.
-const HASH_INLINE_BYTES: usize = 256 << 10;
 /// How long a request under a newer epoch than ours waits for our view. Then it
 /// is served all the same: the sender knows better.
 const VIEW_PATIENCE: Duration = Duration::from_secs(1);
@@ -230,51 +226,6 @@ impl PeerService {
         }
         Ok(messages_of(self.local.get_batch(&digests).await))
     }
-}
-
-/// Hashes what came.
-async fn verify(
-    digests: Vec<Digest>,
-    data: Vec<Bytes>,
-) -> Result<Vec<Result<Verified, Error>>, Error> {
-    let bytes: usize = data.iter().map(Bytes::len).sum();
-    let hash = move || {
-        let blobs = digests.into_iter().zip(data);
-        blobs
-            .map(|(digest, bytes)| Verified::check(digest, bytes))
-            .collect()
-    };
-    if bytes <= HASH_INLINE_BYTES {
-        return Ok(hash());
-    }
-    let hashed = tokio::task::spawn_blocking(hash).await;
-    hashed.map_err(|error| Error::Internal(format!("hashing: {error}")))
-}
-
-/// Answers of a batch in messages of bounded size.
-fn messages_of(blobs: Vec<Result<Bytes, Error>>) -> Vec<GetBatchResponse> {
-    let mut messages = Vec::new();
-    let mut message = GetBatchResponse::default();
-    let mut bytes = 0;
-    for blob in blobs {
-        let code = item_code(&blob);
-        let (data, text) = match blob {
-            Ok(data) => (data, String::new()),
-            Err(error) => (Bytes::new(), error.to_string()),
-        };
-        if bytes + data.len() > ANSWER_BYTES && !message.items.is_empty() {
-            messages.push(std::mem::take(&mut message));
-            bytes = 0;
-        }
-        bytes += data.len();
-        message.items.push(get_batch_response::Item {
-            code,
-            data,
-            message: text,
-        });
-    }
-    messages.push(message);
-    messages
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

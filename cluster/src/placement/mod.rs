@@ -22,6 +22,9 @@ mod shares;
 #[cfg(test)]
 mod tests;
 pub mod view;
+#[cfg(test)]
+mod view_tests;
+mod watch;
 
 use std::{collections::BTreeMap, fmt};
 

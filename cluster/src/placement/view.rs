@@ -8,9 +8,9 @@
 //! - every number that a verb needs (copies, write quorum, lease) comes from
 //!   here, already cut down to what the nodes allow.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::watch;
+pub use super::watch::{at_least, watch};
 
 use super::{Placement, REPLICA_LIMIT};
 use crate::{
@@ -42,7 +42,8 @@ pub struct Holders {
     /// Owners in older epochs only, newer epochs first: they hold the blob until
     /// the handoff is done.
     pub former: Vec<NodeId>,
-    /// Nodes that may stand in for owners.
+    /// Nodes that may stand in for owners, and last the members that own nothing
+    /// in this view: a newer epoch, not seen here yet, may have made them owners.
     pub stand_ins: Vec<NodeId>,
 }
 
@@ -164,17 +165,20 @@ impl View {
             }
         }
         let mut stand_ins = Vec::new();
+        let mut add = |node: NodeId| {
+            let known = [&owners, &former, &stand_ins];
+            if !known.iter().any(|list| list.contains(&node)) {
+                stand_ins.push(node);
+            }
+        };
         for placement in &self.placements {
             let reach = REACH.saturating_sub(placement.width());
-            for node in placement.stand_ins(slot).into_iter().take(reach) {
-                if ![&owners, &former, &stand_ins]
-                    .iter()
-                    .any(|l| l.contains(&node))
-                {
-                    stand_ins.push(node);
-                }
-            }
+            let further = placement.stand_ins(slot);
+            further.into_iter().take(reach).for_each(&mut add);
         }
+        let placed = |node: &NodeId| self.placements.iter().any(|p| p.contains(*node));
+        let outside = self.state.members.keys().filter(|node| !placed(node));
+        outside.copied().take(REACH).for_each(&mut add);
         Holders {
             owners,
             former,
@@ -229,20 +233,19 @@ impl View {
         let (replicas, quorum) = (settings.replicas as usize, settings.write_quorum as usize);
         let mut weaker = Vec::new();
         if replicas > current.width() {
-            let limit = if nodes > REPLICA_LIMIT {
-                "the limit is"
+            let why = if nodes > current.width() {
+                format!("more than {REPLICA_LIMIT} are not supported")
             } else {
-                "there are only"
+                format!("the cluster has {}", plural(nodes, "node"))
             };
             weaker.push(format!(
-                "blobs have {} of {replicas} copies: {limit} {} (P1, P2)",
-                current.width(),
-                plural(current.width(), "node"),
+                "blobs have {} instead of {replicas}: {why} (P1, P2)",
+                plural(current.width(), "copy"),
             ));
         }
         if quorum > current.width() {
             weaker.push(format!(
-                "uploads are answered at {} instead of {quorum}: there are only {} (P1)",
+                "uploads are answered at {} instead of {quorum}: the cluster has {} (P1)",
                 plural(current.width(), "copy"),
                 plural(nodes, "node"),
             ));
@@ -301,50 +304,6 @@ impl View {
     }
 }
 
-/// Keeps a view up to date with the agreed state. The task behind it ends when
-/// the state's sender or the last receiver of the view is gone.
-#[must_use]
-pub fn watch(
-    me: NodeId,
-    mut states: watch::Receiver<Arc<ClusterState>>,
-) -> watch::Receiver<Arc<View>> {
-    let first = states.borrow_and_update().clone();
-    let (sender, receiver) = watch::channel(Arc::new(View::from_state(me, &first, None)));
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                changed = states.changed() => if changed.is_err() { return },
-                () = sender.closed() => return,
-            }
-            let state = states.borrow_and_update().clone();
-            let previous = sender.borrow().clone();
-            // Computing a table takes milliseconds of CPU: not on a thread that
-            // serves requests.
-            let computed =
-                tokio::task::spawn_blocking(move || View::from_state(me, &state, Some(&previous)));
-            match computed.await {
-                Ok(view) => {
-                    tracing::info!(epoch = %view.epoch(), nodes = view.state.members.len(), "view changed");
-                    sender.send_replace(Arc::new(view));
-                }
-                // The runtime is shutting down.
-                Err(_) => return,
-            }
-        }
-    });
-    receiver
-}
-
-/// Waits for a view of at least this epoch; whether it came in time.
-pub async fn at_least(
-    views: &mut watch::Receiver<Arc<View>>,
-    epoch: Epoch,
-    patience: Duration,
-) -> bool {
-    let waiting = views.wait_for(|view| view.epoch() >= epoch);
-    matches!(tokio::time::timeout(patience, waiting).await, Ok(Ok(_)))
-}
-
 fn plural(count: usize, noun: &str) -> String {
     match (count, noun.strip_suffix('y')) {
         (1, _) => format!("1 {noun}"),
@@ -375,115 +334,3 @@ impl<I: Iterator> Iterator for Counted<I> {
 }
 
 impl<I: Iterator> ExactSizeIterator for Counted<I> {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::replication::tests::network::{next_epoch, node, state_of};
-
-    fn check_weaker(zones: &[&str], replicas: u32, write_quorum: u32, expected: &[&str]) {
-        let state = state_of(zones, replicas, write_quorum);
-        let view = View::from_state(node(1), &state, None);
-        assert_eq!(
-            view.weaker(),
-            expected,
-            "{zones:?} R={replicas} W={write_quorum}"
-        );
-    }
-
-    #[test]
-    fn what_is_weaker_than_configured_is_named() {
-        check_weaker(&["a", "b", "c"], 3, 2, &[]);
-        check_weaker(
-            &["a"],
-            3,
-            2,
-            &[
-                "blobs have 1 of 3 copies: there are only 1 node (P1, P2)",
-                "uploads are answered at 1 copy instead of 2: there are only 1 node (P1)",
-            ],
-        );
-        check_weaker(
-            &["a", "a", "b"],
-            3,
-            2,
-            &[
-                "copies share zones: 2 zones for 3 copies; the loss of one zone may leave a single copy (P2)",
-            ],
-        );
-        let view = View::from_state(node(1), &Arc::default(), None);
-        assert_eq!(
-            view.weaker(),
-            ["no node takes part yet: nothing can be stored"]
-        );
-    }
-
-    #[test]
-    fn numbers_are_cut_down_to_the_nodes_there_are() {
-        let view = View::from_state(node(1), &state_of(&["a", "b"], 3, 3), None);
-        assert_eq!((view.replicas(), view.write_quorum()), (2, 2));
-        let need = view.need(Digest::of(b"x"));
-        assert_eq!((need.acks(), need.zones()), (2, 2));
-        assert!(!view.is_alone());
-        let alone = View::from_state(node(1), &state_of(&["a"], 3, 2), None);
-        assert!(alone.is_alone());
-        let other = View::from_state(node(2), &state_of(&["a"], 3, 2), None);
-        assert!(!other.is_alone());
-    }
-
-    #[test]
-    fn placements_are_kept_from_view_to_view_and_dropped_with_their_epoch() {
-        let first = state_of(&["a", "b", "c", "d"], 3, 2);
-        let one = View::from_state(node(1), &first, None);
-        let second = next_epoch(&first, &[1, 2, 3]);
-        let two = View::from_state(node(1), &second, Some(&one));
-        assert!(Arc::ptr_eq(&two.placements()[1], &one.placements()[0]));
-        assert_eq!(two.epoch(), Epoch(2));
-        let mut third = ClusterState::clone(&second);
-        third.epochs.remove(0);
-        let three = View::from_state(node(1), &Arc::new(third), Some(&two));
-        assert_eq!(three.placements().len(), 1);
-        assert!(Arc::ptr_eq(&three.placements()[0], &two.placements()[0]));
-    }
-
-    #[test]
-    fn holders_are_owners_then_former_owners_then_the_rest_each_once() {
-        let first = state_of(&["a", "b", "c", "d", "e"], 3, 2);
-        let view = View::from_state(node(1), &next_epoch(&first, &[1, 2, 3, 4]), None);
-        for seed in 0..100_u8 {
-            let digest = Digest::of(&[seed]);
-            let holders = view.holders(digest);
-            assert_eq!(holders.owners, view.owners(digest).collect::<Vec<_>>());
-            for node in &holders.former {
-                assert!(
-                    view.placements()[1]
-                        .owners(digest.slot())
-                        .any(|owner| owner == *node)
-                );
-            }
-            let mut all = [holders.owners, holders.former, holders.stand_ins].concat();
-            all.sort_unstable();
-            assert_eq!(all, (1..=5).map(node).collect::<Vec<_>>());
-        }
-    }
-
-    #[tokio::test]
-    async fn the_watch_follows_the_state() {
-        let first = state_of(&["a", "b", "c"], 3, 2);
-        let (sender, states) = watch::channel(Arc::clone(&first));
-        let mut views = watch(node(1), states);
-        assert_eq!(views.borrow().epoch(), Epoch(1));
-        sender.send_replace(next_epoch(&first, &[1, 2]));
-        assert!(at_least(&mut views, Epoch(2), Duration::from_secs(60)).await);
-        assert_eq!(views.borrow().placements().len(), 2);
-        drop(sender);
-        while views.changed().await.is_ok() {}
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiting_for_a_view_ends() {
-        let view = View::from_state(node(1), &state_of(&["a"], 3, 2), None);
-        let (_sender, mut views) = watch::channel(Arc::new(view));
-        assert!(!at_least(&mut views, Epoch(2), Duration::from_secs(1)).await);
-    }
-}

@@ -7,9 +7,10 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    network::SnapshotHead,
     rows::Position,
     snapshot::Head,
-    types::{Entry, LogId, Proposal, StoredMembership, TypeConfig, Vote},
+    types::{Entry, LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig, Vote},
     wire::{LogIdForm, VoteForm, Wire},
 };
 use crate::{
@@ -68,6 +69,15 @@ pub(super) enum Forwarded {
     },
     /// Not taken, because leadership was lost; try again.
     Lost,
+}
+
+impl Forwarded {
+    pub(super) fn index(&self) -> Option<u64> {
+        match self {
+            Self::Applied { index, .. } => Some(*index),
+            Self::Lost => None,
+        }
+    }
 }
 
 /// The leader's answer to a read barrier.
@@ -216,6 +226,22 @@ impl Wire for AppendEntriesResponse<TypeConfig> {
             AppendedForm::PartialSuccess(last) => Self::PartialSuccess(Option::from_read(last)?),
             AppendedForm::Conflict => Self::Conflict,
             AppendedForm::HigherVote(vote) => Self::HigherVote(Vote::from_read(vote)?),
+        })
+    }
+}
+
+impl Wire for SnapshotHead {
+    type Form<'a> = (VoteForm, <SnapshotMeta as Wire>::Form<'a>);
+    type Read = (VoteForm, <SnapshotMeta as Wire>::Read);
+
+    fn form(&self) -> Self::Form<'_> {
+        (self.vote.form(), self.meta.form())
+    }
+
+    fn from_read((vote, meta): Self::Read) -> Result<Self, Error> {
+        Ok(Self {
+            vote: Vote::from_read(vote)?,
+            meta: SnapshotMeta::from_read(meta)?,
         })
     }
 }

@@ -1,9 +1,15 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+mod config;
+mod consensus;
 mod forms;
+mod leader;
 pub mod memory;
+mod memory_log;
+mod network;
 mod rows;
+mod server;
 mod snapshot;
 mod state_machine;
 pub mod types;
@@ -14,10 +20,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use config::RaftConfig;
+pub use consensus::{RaftConsensus, Setup, StartError};
+pub use memory_log::{JournalConfig, LogStore};
+pub use server::Service;
+
 use crate::{
     Error,
     state::{ClusterState, Command, Ref, RefKey, Response},
 };
+
+/// openraft as it is run here.
+type Raft = openraft::Raft<types::TypeConfig, state_machine::StateMachine>;
 
 /// What the nodes agree on.
 ///

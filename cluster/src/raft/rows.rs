@@ -44,6 +44,12 @@ pub(super) struct Position {
     pub(super) membership: StoredMembership,
 }
 
+impl Position {
+    pub(super) fn index(&self) -> u64 {
+        self.last.map_or(0, |last| last.index)
+    }
+}
+
 /// What one batch of entries changes.
 #[derive(Default)]
 pub(super) struct Batch {

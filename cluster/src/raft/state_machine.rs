@@ -55,6 +55,8 @@ struct Shared {
     memory: Mutex<Memory>,
     capture: Mutex<Option<Capture>>,
     state: watch::Sender<Arc<ClusterState>>,
+    /// Index of the last entry applied.
+    applied: watch::Sender<u64>,
 }
 
 /// What is kept in memory beside the rows.
@@ -97,12 +99,14 @@ impl StateMachine {
             recent: Recent::restore(rows.recent()?),
         };
         let state = watch::Sender::new(Arc::new(rows.state()?));
+        let applied = watch::Sender::new(memory.position.index());
         let shared = Shared {
             rows,
             snapshots,
             memory: Mutex::new(memory),
             capture: Mutex::new(None),
             state,
+            applied,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -111,6 +115,11 @@ impl StateMachine {
 
     pub(super) fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.shared.state.subscribe()
+    }
+
+    /// Index of the last entry applied, and its changes.
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
     }
 
     pub(super) fn get_ref(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
@@ -173,10 +182,13 @@ impl StateMachine {
         self.shared.rows.write(&batch, &position)?;
         memory.position = position;
         memory.recent.advance(batch.requests, &batch.forget);
+        let applied = memory.position.index();
         drop(memory);
+        // State first: who waits for an index finds the state of it.
         if changed {
             self.shared.state.send_replace(Arc::new(state));
         }
+        self.shared.applied.send_replace(applied);
         Ok(answers)
     }
 }
@@ -345,8 +357,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut memory = self.shared.memory();
         memory.position = head.position;
         memory.recent = Recent::restore(head.recent);
+        let applied = memory.position.index();
         drop(memory);
         self.shared.state.send_replace(Arc::new(head.state));
+        self.shared.applied.send_replace(applied);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Pure. Both rest on one order that writers and readers share: owners in ring
 //! order, then stand-ins in ring order ([`View::stand_ins`]).
 
-use super::shortfall;
+use super::shortfall::shortfall;
 use crate::{
     Digest, Error, NodeId,
     placement::view::{Holders, View},

@@ -10,7 +10,7 @@
 //!   candidate is left, and NOT_FOUND only when [`absence`] allows it.
 //! - on cancel: dropping the stream drops whatever is under way.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -40,17 +40,7 @@ pub(super) async fn get(
         return shared.local.get(digest, range).await;
     }
     let part = range.within(digest)?;
-    let mut reader = Reader {
-        candidates: Candidates::of_owners(shared, &view, digest),
-        shared: Arc::clone(shared),
-        view,
-        digest,
-        offset: part.start,
-        end: part.end,
-        source: None,
-        lacking: Vec::new(),
-        failed: Vec::new(),
-    };
+    let mut reader = Reader::new(shared, view, digest, part);
     let first = reader.open().await?;
     let rest = futures::stream::unfold((reader, first), |(mut reader, ready)| async move {
         match ready {
@@ -130,6 +120,20 @@ struct Reader {
 }
 
 impl Reader {
+    fn new(shared: &Arc<Shared>, view: Arc<View>, digest: Digest, part: Range<u64>) -> Self {
+        Self {
+            candidates: Candidates::of_owners(shared, &view, digest),
+            shared: Arc::clone(shared),
+            view,
+            digest,
+            offset: part.start,
+            end: part.end,
+            source: None,
+            lacking: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
     /// The next chunk; `None` at the end or after an error.
     async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         if self.offset >= self.end {
@@ -273,9 +277,7 @@ impl Reader {
     /// A node serves: owners that had no good copy are told to repair.
     fn won(&mut self, node: NodeId, stream: BlobStream) {
         for lacking in self.lacking.drain(..) {
-            if self.view.owns(lacking, self.digest) {
-                self.shared.note_lacking(lacking, self.digest);
-            }
+            self.shared.note_lacking(lacking, self.digest);
         }
         self.source = Some((node, stream));
     }

@@ -37,13 +37,24 @@ pub(super) async fn get_batch(
 ) -> Vec<Result<Bytes, Error>> {
     let view = shared.view();
     let own = shared.get_batch_on(shared.me, digests).await;
-    let own = own.unwrap_or_else(|error| vec![Err(error); digests.len()]);
+    let mut answers = own.unwrap_or_else(|error| vec![Err(error); digests.len()]);
     if view.is_alone() {
-        return own;
+        return answers;
     }
+    elsewhere(shared, &view, digests, &mut answers).await;
+    answers
+}
+
+/// Asks other nodes for what has no answer yet but this node's error.
+async fn elsewhere(
+    shared: &Arc<Shared>,
+    view: &View,
+    digests: &[Digest],
+    answers: &mut [Result<Bytes, Error>],
+) {
     let mut batch = Batch {
         shared,
-        view: &view,
+        view,
         digests,
         reads: Vec::with_capacity(digests.len()),
         undecided: 0,
@@ -51,27 +62,29 @@ pub(super) async fn get_batch(
         sent: 0,
         tasks: JoinSet::new(),
     };
-    let mut elsewhere = Vec::new();
-    for (index, answer) in (0..).zip(own) {
+    let mut wanted = Vec::new();
+    for (index, answer) in (0..).zip(answers.iter()) {
         let mut read = Read::default();
         match answer {
-            Ok(bytes) => read.decided = Some(Ok(bytes)),
+            Ok(bytes) => read.decided = Some(Ok(bytes.clone())),
             Err(error) => {
                 read.asked.push(shared.me);
-                read.note(shared.me, error);
+                read.note(shared.me, error.clone());
                 batch.undecided += 1;
-                elsewhere.push(index);
+                wanted.push(index);
             }
         }
         batch.reads.push(read);
     }
-    batch.ask_next(elsewhere);
+    if wanted.is_empty() {
+        return;
+    }
+    batch.ask_next(wanted);
     batch.run().await;
-    let left = || Err(Error::Internal("a read was left undecided".into()));
-    let reads = batch.reads.into_iter();
-    reads
-        .map(|read| read.decided.unwrap_or_else(left))
-        .collect()
+    for (answer, read) in answers.iter_mut().zip(batch.reads) {
+        let left = || Err(Error::Internal("a read was left undecided".into()));
+        *answer = read.decided.unwrap_or_else(left);
+    }
 }
 
 /// The read of one blob.
@@ -172,9 +185,7 @@ impl Batch<'_> {
             match result {
                 Ok(bytes) if bytes.len() as u64 == digest.size => {
                     for lacking in mem::take(&mut read.lacking) {
-                        if self.view.owns(lacking, digest) {
-                            self.shared.note_lacking(lacking, digest);
-                        }
+                        self.shared.note_lacking(lacking, digest);
                     }
                     read.decided = Some(Ok(bytes));
                     self.undecided -= 1;

@@ -33,16 +33,17 @@ mod get;
 mod get_batch;
 mod lane;
 mod latency;
+mod on_node;
 mod put;
 mod put_batch;
 pub mod quorum;
 pub mod read_order;
+mod shortfall;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::{
     collections::HashMap,
-    future::Future,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -53,21 +54,16 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use latency::Latencies;
-use tokio::{
-    sync::{Semaphore, mpsc, watch},
-    time::timeout,
-};
+use on_node::within;
+use shortfall::shortfall;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::Instrument;
 
 use crate::{
-    Digest, Epoch, Error, NodeId,
+    Digest, Error, NodeId,
     blob::{BlobStore, BlobStream, ByteRange, Lease, Put, Verified},
     peer::Peers,
-    placement::{
-        NODE_LIMIT,
-        view::{self, View},
-    },
-    words::error::Shortfall,
+    placement::view::View,
 };
 
 /// How long a node may take to begin an upload before a stand-in is chosen.
@@ -219,169 +215,5 @@ impl BlobStore for Replicated {
         put_batch::put_batch(&self.shared, blobs)
             .instrument(span)
             .await
-    }
-}
-
-/// The verbs on one node, be it this one or a peer. What is slower than its
-/// deadline is [`Error::Unreachable`].
-impl Shared {
-    fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
-    }
-
-    /// A view newer than this epoch, if one comes soon.
-    async fn newer_than(&self, epoch: Epoch) -> Option<Arc<View>> {
-        let mut views = self.view.clone();
-        let next = Epoch(epoch.0.saturating_add(1));
-        view::at_least(&mut views, next, VIEW_PATIENCE)
-            .await
-            .then(|| views.borrow().clone())
-    }
-
-    async fn find_missing_on(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        digests: &[Digest],
-        lease: Lease,
-    ) -> Result<Vec<u32>, Error> {
-        if node == self.me {
-            return self.local.find_missing(digests, lease).await;
-        }
-        let call = self.peers.find_missing(node, epoch, digests, lease);
-        let missing = within(FIND_DEADLINE, node, call).await?;
-        match missing.last() {
-            Some(last) if *last as usize >= digests.len() => Err(Error::Internal(format!(
-                "node {node} answered for digest {last} of {}",
-                digests.len()
-            ))),
-            _ => Ok(missing),
-        }
-    }
-
-    async fn get_on(
-        &self,
-        node: NodeId,
-        digest: Digest,
-        range: ByteRange,
-    ) -> Result<BlobStream, Error> {
-        if node == self.me {
-            return self.local.get(digest, range).await;
-        }
-        within(READ_DEADLINE, node, self.peers.get(node, digest, range)).await
-    }
-
-    async fn get_batch_on(
-        &self,
-        node: NodeId,
-        digests: &[Digest],
-    ) -> Result<Vec<Result<Bytes, Error>>, Error> {
-        let answers = if node == self.me {
-            self.local.get_batch(digests).await
-        } else {
-            within(READ_DEADLINE, node, self.peers.get_batch(node, digests)).await?
-        };
-        expect_count(node, answers, digests.len())
-    }
-
-    async fn put_on(&self, node: NodeId, epoch: Epoch, digest: Digest) -> Result<Put, Error> {
-        if node == self.me {
-            return within(START_DEADLINE, node, self.local.put(digest)).await;
-        }
-        within(START_DEADLINE, node, self.peers.put(node, epoch, digest)).await
-    }
-
-    async fn put_batch_on(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        blobs: Vec<Verified>,
-    ) -> Result<Vec<Result<(), Error>>, Error> {
-        let count = blobs.len();
-        let answers = if node == self.me {
-            self.local.put_batch(blobs).await
-        } else {
-            let call = self.peers.put_batch(node, epoch, &blobs);
-            within(COMMIT_DEADLINE, node, call).await?
-        };
-        expect_count(node, answers, count)
-    }
-
-    /// See [`put_batch::WAITING_BYTES`].
-    fn waiting_room(&self, node: NodeId) -> Arc<Semaphore> {
-        let mut waiting = self
-            .waiting
-            .lock()
-            .expect("no panic while the map is locked");
-        if waiting.len() >= NODE_LIMIT {
-            // Nodes that left: rooms in use live on with their messages.
-            waiting.clear();
-        }
-        let room = || Arc::new(Semaphore::new(put_batch::WAITING_BYTES));
-        Arc::clone(waiting.entry(node).or_insert_with(room))
-    }
-
-    /// Notes for repair that an owner lacks a blob.
-    fn note_lacking(&self, owner: NodeId, digest: Digest) {
-        self.lacking_count.fetch_add(1, Ordering::Relaxed);
-        let noted = self.lacking.try_send(Lacking { owner, digest }).is_ok();
-        tracing::debug!(%owner, %digest, noted, "owner lacks a blob");
-    }
-}
-
-/// Turns silence into an error.
-async fn within<T>(
-    deadline: Duration,
-    node: NodeId,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    timeout(deadline, call).await.unwrap_or_else(|_| {
-        let cause = format!("silent for {deadline:?}");
-        Err(Error::Unreachable { node, cause })
-    })
-}
-
-fn expect_count<T>(node: NodeId, answers: Vec<T>, asked: usize) -> Result<Vec<T>, Error> {
-    if answers.len() == asked {
-        return Ok(answers);
-    }
-    let got = answers.len();
-    let what = format!("node {node} gave {got} answers to {asked} questions");
-    Err(Error::Internal(what))
-}
-
-/// The error of a verb for which too few nodes did their part.
-fn shortfall(
-    doing: &'static str,
-    needed: usize,
-    got: usize,
-    causes: Vec<(NodeId, Error)>,
-) -> Error {
-    // Nothing was stored anywhere, and each node said that it never will be
-    // while it is full: that is an answer, not a doubt (promise P12).
-    let full = |(_, error): &(NodeId, Error)| matches!(error, Error::Exhausted(_));
-    if got == 0 && !causes.is_empty() && causes.iter().all(full) {
-        return causes.into_iter().next().map_or_else(
-            || Error::Internal("no cause".into()),
-            |(node, error)| Error::Exhausted(format!("node {node}: {error}")),
-        );
-    }
-    Error::NoQuorum(Shortfall {
-        doing,
-        needed,
-        got,
-        causes: causes
-            .into_iter()
-            .map(|(node, error)| (node, cause(&error)))
-            .collect(),
-    })
-}
-
-/// An error with its sources, for a shortfall that names the node itself.
-fn cause(error: &Error) -> String {
-    match error {
-        Error::Unreachable { cause, .. } => cause.clone(),
-        Error::Io { source, .. } => format!("{error}: {source}"),
-        _ => error.to_string(),
     }
 }

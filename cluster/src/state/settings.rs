@@ -14,6 +14,9 @@ pub struct Settings {
     pub ref_reads: ReadMode,
     /// Milliseconds a ref call waits for a leader before it answers UNAVAILABLE.
     pub ref_patience_ms: u32,
+    /// Nodes that the first placement waits for, so that a cluster that begins
+    /// with several nodes does not begin by moving blobs between them.
+    pub initial_nodes: u32,
 }
 
 /// How ref reads are answered (promise P4).
@@ -41,12 +44,13 @@ pub enum SettingError {
 
 impl Settings {
     /// What [`Self::set`] takes.
-    pub const NAMES: [&str; 5] = [
+    pub const NAMES: [&str; 6] = [
         "replicas",
         "write_quorum",
         "lease",
         "refs.reads",
         "refs.patience",
+        "initial_nodes",
     ];
 
     /// Sets one setting from its text. Durations are a number with `ms`, `s`,
@@ -82,6 +86,10 @@ impl Settings {
                 Some(Ok(ms @ 0..=600_000)) => self.ref_patience_ms = ms,
                 _ => return Err(refuse("a duration from 0s to 10m, e.g. 5s")),
             },
+            "initial_nodes" => match value.parse() {
+                Ok(number @ 1..=50) => self.initial_nodes = number,
+                _ => return Err(refuse("a number from 1 to 50")),
+            },
             _ => return Err(SettingError::Unknown),
         }
         Ok(())
@@ -110,6 +118,7 @@ impl Default for Settings {
             lease_seconds: 3 * 60 * 60,
             ref_reads: ReadMode::Available,
             ref_patience_ms: 5_000,
+            initial_nodes: 1,
         }
     }
 }
@@ -127,6 +136,7 @@ mod tests {
             ("lease", "90m"),
             ("refs.reads", "linearizable"),
             ("refs.patience", "750ms"),
+            ("initial_nodes", "3"),
         ] {
             settings.set(name, value).unwrap();
         }
@@ -136,6 +146,7 @@ mod tests {
             lease_seconds: 5_400,
             ref_reads: ReadMode::Linearizable,
             ref_patience_ms: 750,
+            initial_nodes: 3,
         };
         assert_eq!(settings, expected);
         for (name, value) in [

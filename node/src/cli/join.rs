@@ -57,7 +57,6 @@ pub(super) async fn join(config: &Config, url: &str) -> anyhow::Result<weir_clus
         client_address: AdvertiseConfig::address(told.client.as_ref(), listen.client, host),
         admin_address: AdvertiseConfig::address(told.admin.as_ref(), listen.admin, host),
         weight: config.node.weight,
-        capacity_bytes: 0,
     };
     let mut admin = admin_client::connect(url).await?;
     let answer = admin
@@ -68,9 +67,7 @@ pub(super) async fn join(config: &Config, url: &str) -> anyhow::Result<weir_clus
         .into_inner();
     let cluster = answer.cluster_id.parse()?;
     let node = weir_cluster::NodeId(answer.node_id);
-    let origin = Origin::Joined {
-        peers: answer.peers,
-    };
-    DataDir::create(&config.node.data, cluster, node, &config.node.name, origin)?;
+    let (data, name) = (&config.node.data, &config.node.name);
+    DataDir::create(data, cluster, node, name, Origin::Joined)?;
     Ok(node)
 }

@@ -7,7 +7,7 @@
 mod admin_client;
 mod check_config;
 mod dev;
-mod fsck;
+
 mod init;
 mod join;
 mod serve;
@@ -40,7 +40,7 @@ enum Command {
     Join(join::Join),
     Status(status::Status),
     CheckConfig(check_config::CheckConfig),
-    Fsck(fsck::Fsck),
+
 }
 
 /// Which configuration to use.
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
         Command::Join(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
-        Command::Fsck(command) => command.run(),
+
     };
     match outcome {
         Ok(code) => code,

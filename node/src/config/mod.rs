@@ -18,7 +18,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use weir_cluster::raft::RaftConfig;
+
 pub use read::{ConfigError, Fault};
+
+use crate::{api::ApiConfig, store::StoreConfig};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -27,6 +31,9 @@ pub struct Config {
     pub node: NodeConfig,
     pub listen: ListenConfig,
     pub advertise: AdvertiseConfig,
+    pub store: StoreConfig,
+    pub raft: RaftConfig,
+    pub api: ApiConfig,
     pub log: LogConfig,
 }
 
@@ -121,7 +128,7 @@ impl Default for ListenConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            filter: "info".into(),
+            filter: "info,openraft=warn".into(),
             format: LogFormat::Text,
         }
     }
@@ -214,6 +221,9 @@ impl Config {
                 "log.filter",
                 format!("{:?}: {error}", self.log.filter),
             );
+        }
+        for (key, message) in self.raft.faults() {
+            expect(false, key, message);
         }
         faults
     }

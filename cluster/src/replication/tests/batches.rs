@@ -1,4 +1,4 @@
-use super::network::{Network, next_epoch, node};
+use super::network::{Network, epoch_of, node};
 use crate::{
     Digest, Epoch, Error,
     blob::{BlobStore, Verified, conformance::sample},
@@ -92,17 +92,10 @@ async fn below_a_quorum_each_blob_says_so() {
 async fn an_old_epoch_is_retried_under_the_new_one() {
     let network = Network::new(&["a", "b", "c", "d"]);
     for id in 2..=4 {
-        let epoch = Epoch(2);
-        network.fault(
-            node(id),
-            Faults {
-                epoch,
-                ..Faults::default()
-            },
-        );
+        network.peers.set_epoch(node(id), Epoch(2));
     }
     let batch = blobs(0, 50, 500);
-    let newer = next_epoch(&network.state, &[1, 2, 3]);
+    let newer = epoch_of(&network.state, &[1, 2, 3]);
     let (answers, ()) = tokio::join!(network.gateway(1).put_batch(batch.clone()), async {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         network.show(1, &newer);

@@ -57,16 +57,27 @@ pub(crate) fn state_of(zones: &[&str], replicas: u32, write_quorum: u32) -> Arc<
     Arc::new(state)
 }
 
-/// A further epoch with these nodes only.
-pub(crate) fn next_epoch(state: &ClusterState, keep: &[u64]) -> Arc<ClusterState> {
+/// A further epoch with these members.
+pub(crate) fn epoch_of(state: &ClusterState, ids: &[u64]) -> Arc<ClusterState> {
     let mut state = state.clone();
-    let mut plan = state.epochs.last().unwrap().clone();
-    plan.epoch.0 += 1;
-    plan.nodes.retain(|id, _| keep.contains(&id.0));
+    let shares = ids.iter().map(|id| {
+        let member = &state.members[&node(*id)];
+        let share = Share {
+            zone: member.zone.clone(),
+            host: member.host.clone(),
+            weight: member.weight,
+        };
+        (node(*id), share)
+    });
+    let last = state.epochs.last().unwrap();
+    let plan = EpochPlan {
+        epoch: Epoch(last.epoch.0 + 1),
+        replicas: last.replicas,
+        nodes: shares.collect(),
+    };
     state.epochs.push(plan);
     Arc::new(state)
 }
-
 pub(crate) struct Network {
     pub(crate) stores: BTreeMap<NodeId, MemoryStore>,
     pub(crate) peers: FaultyPeers,
@@ -142,6 +153,8 @@ impl Network {
 
     /// Shows the agreed state to one node.
     pub(crate) fn show(&self, id: u64, state: &Arc<ClusterState>) {
+        self.peers
+            .set_epoch(node(id), state.epochs.last().unwrap().epoch);
         self.views[&node(id)].send_modify(|view| {
             *view = Arc::new(View::from_state(node(id), state, Some(view)));
         });

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::network::{Network, next_epoch, node};
+use super::network::{Network, epoch_of, node};
 use crate::{
     Digest, Epoch, Error,
     blob::{BlobStore, Lease, conformance::sample, put_bytes},
@@ -154,14 +154,7 @@ async fn an_old_epoch_is_asked_again_under_the_new_one() {
     let network = Network::new(&["a", "b", "c"]);
     let digests = scatter(&network, 16).await;
     for id in [2, 3] {
-        let epoch = Epoch(2);
-        network.fault(
-            node(id),
-            Faults {
-                epoch,
-                ..Faults::default()
-            },
-        );
+        network.peers.set_epoch(node(id), Epoch(2));
     }
     let error = network
         .gateway(1)
@@ -169,7 +162,7 @@ async fn an_old_epoch_is_asked_again_under_the_new_one() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::StaleEpoch { .. }), "{error}");
-    let newer = next_epoch(&network.state, &[1, 2, 3]);
+    let newer = epoch_of(&network.state, &[1, 2, 3]);
     let gateway = network.gateway(1);
     let (missing, ()) = tokio::join!(gateway.find_missing(&digests, Lease::SHORT), async {
         tokio::time::sleep(Duration::from_millis(50)).await;

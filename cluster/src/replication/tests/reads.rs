@@ -4,7 +4,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::Instant;
 
-use super::network::{Network, next_epoch, node};
+use super::network::{Network, epoch_of, node};
+
 use crate::{
     Digest, Error,
     blob::{BlobStore, ByteRange, collect, conformance::sample, put_bytes},
@@ -194,16 +195,7 @@ async fn what_has_not_moved_yet_is_read_from_former_owners() {
         network.held_by(*digest, 3).await;
     }
     // All owners change at once.
-    let mut newer = crate::state::ClusterState::clone(&next_epoch(&network.state, &[]));
-    for (id, member) in newer.members.iter().filter(|(id, _)| id.0 > 3) {
-        let share = crate::state::Share {
-            zone: member.zone.clone(),
-            host: member.host.clone(),
-            weight: 1,
-        };
-        newer.epochs[1].nodes.insert(*id, share);
-    }
-    network.show(5, &std::sync::Arc::new(newer));
+    network.show(5, &epoch_of(&network.state, &[4, 5, 6]));
     let gateway = network.gateway(5);
     for digest in &digests {
         assert_eq!(Digest::of(&read(gateway, *digest).await.unwrap()), *digest);
@@ -216,4 +208,41 @@ async fn what_has_not_moved_yet_is_read_from_former_owners() {
         .await
         .unwrap();
     assert_eq!(missing.len(), digests.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_copy_is_passed_over_and_noted() {
+    let (network, digest, bytes) = away(3 << 20).await;
+    put_bytes(&network.stores[&node(1)], bytes.clone())
+        .await
+        .unwrap();
+    network.stores[&node(1)].remove(digest);
+    let faults = Faults {
+        corrupt: true,
+        ..Faults::default()
+    };
+    network.fault(node(2), faults);
+    assert!(read(network.gateway(1), digest).await.unwrap() == bytes);
+    let mut notes = network.gateway(1).take_lacking().unwrap();
+    let noted = [notes.recv().await.unwrap(), notes.recv().await.unwrap()];
+    assert_eq!(noted.map(|note| note.owner), [node(1), node(2)]);
+    let batch = network.gateway(1).get_batch(&[digest]).await;
+    assert!(*batch[0].as_ref().unwrap() == bytes);
+    assert!(network.gateway(1).take_lacking().is_none(), "taken once");
+    // A damaged copy is no proof of absence.
+    network.stores[&node(3)].remove(digest);
+    let error = read(network.gateway(1), digest).await.unwrap_err();
+    assert!(matches!(error, Error::NoQuorum(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_newer_epoch_put_on_new_owners_is_found_by_an_old_view() {
+    let network = Network::with(&["a", "b", "c", "d", "e", "f"], 3, 3, 2);
+    let newer = epoch_of(&network.state, &[4, 5, 6]);
+    network.show(5, &newer);
+    let digest = put_bytes(network.gateway(5), sample(1, 500)).await.unwrap();
+    network.held_by(digest, 3).await;
+    let gateway = network.gateway(1);
+    assert_eq!(Digest::of(&read(gateway, digest).await.unwrap()), digest);
+    assert!(gateway.get_batch(&[digest]).await[0].is_ok());
 }

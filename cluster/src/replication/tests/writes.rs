@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::network::{Network, next_epoch, node};
+use super::network::{Network, epoch_of, node};
 use crate::{
     Digest, Epoch, Error, NodeId,
     blob::{BlobStore, ByteRange, CHUNK_BYTES, Put, collect, conformance::sample},
@@ -312,16 +312,9 @@ async fn a_lost_answer_is_a_doubt_not_a_success() {
 #[tokio::test(start_paused = true)]
 async fn an_old_epoch_is_retried_under_the_new_one() {
     let network = Network::new(&["a", "b", "c", "d"]);
-    let newer = next_epoch(&network.state, &[1, 2, 3]);
+    let newer = epoch_of(&network.state, &[1, 2, 3]);
     for id in 2..=4 {
-        let epoch = Epoch(2);
-        network.fault(
-            node(id),
-            Faults {
-                epoch,
-                ..Faults::default()
-            },
-        );
+        network.peers.set_epoch(node(id), Epoch(2));
     }
     let bytes = sample(14, 3000);
     let digest = Digest::of(&bytes);

@@ -145,6 +145,7 @@ impl Dev {
             init::apply_setting(&mut settings, &format!("replicas={replicas}"))?;
             settings.write_quorum = settings.write_quorum.min(replicas);
         }
+        settings.initial_nodes = self.nodes.into();
         for text in &self.overrides {
             let name = text.split('=').next().unwrap_or_default();
             if Settings::NAMES.contains(&name) {
