@@ -4,10 +4,7 @@
 //! Whether a blob goes is asked again under the index's lock at the moment it
 //! goes, so a lease granted meanwhile holds.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 use weir_cluster::{Digest, Error, blob::Verified};
@@ -143,7 +140,11 @@ fn retire_segment(core: &Arc<Core>, number: u32, spare: Spare, now: u32) -> Resu
     };
     let mut held: Vec<(Digest, Location)> = Vec::new();
     core.index.each_shard(|shard| {
-        for entry in shard.small.iter().filter(|entry| entry.location.segment == number) {
+        for entry in shard
+            .small
+            .iter()
+            .filter(|entry| entry.location.segment == number)
+        {
             held.push((entry.digest(), entry.location));
         }
     });

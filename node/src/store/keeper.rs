@@ -136,7 +136,9 @@ fn make_room(core: &Arc<Core>, waiting: &[Waiting], barren_until: &mut u32) -> R
     let volume = &core.volume;
     volume.refresh_limit();
     let wanted: u64 = waiting.iter().map(|waiting| waiting.bytes).sum();
-    let target = volume.high_water().min(volume.limit().saturating_sub(wanted));
+    let target = volume
+        .high_water()
+        .min(volume.limit().saturating_sub(wanted));
     let need = volume.used().saturating_sub(target);
     if need == 0 || core.clock.now() < *barren_until {
         return Ok(());
