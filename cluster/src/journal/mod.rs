@@ -143,6 +143,10 @@ impl From<JournalError> for io::Error {
     }
 }
 
+/// Given each record: where it is, its kind and payload. What makes no sense
+/// about it is an error.
+pub type Replay<'a> = &'a mut dyn FnMut(Position, u8, &[u8]) -> Result<(), String>;
+
 /// Told once that records are durable, and where they are; or that they may not be.
 pub type Done = Box<dyn FnOnce(Result<Vec<Position>, JournalError>) + Send>;
 
@@ -174,14 +178,14 @@ struct Shared {
 
 impl Journal {
     /// Opens the journal, begins one if the folder has none, and hands every
-    /// record in the order of appending to `replay`. An error of `replay` (what makes
-    /// no sense about the record) is taken for damage. Blocks.
+    /// record in the order of appending to `replay`. An error of `replay`
+    /// is taken for damage. Blocks.
     ///
     /// Everything replayed is durable when this returns.
     pub fn open(
         disk: Arc<dyn Disk>,
         mut config: JournalConfig,
-        replay: &mut dyn FnMut(Position, u8, &[u8]) -> Result<(), String>,
+        replay: Replay<'_>,
     ) -> Result<Self, JournalError> {
         config.segment_bytes = config.segment_bytes.min(MAX_SEGMENT_BYTES);
         let recovered = recover::recover(&*disk, &config, replay)?;

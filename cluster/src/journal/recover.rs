@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    JournalConfig, JournalError, Position,
+    JournalConfig, JournalError, Replay,
     disk::{Disk, DiskFile, read_exact_at},
     record,
     segment::{self, Header, HeaderFound},
@@ -24,9 +24,6 @@ pub(super) struct Recovered {
     pub(super) marks: Marks,
     pub(super) tail: Tail,
 }
-
-/// Told of each record in order: where, kind, payload.
-type Replay<'a> = &'a mut dyn FnMut(Position, u8, &[u8]) -> Result<(), String>;
 
 /// Reads all segments, cuts a torn tail off, and makes everything that was
 /// read durable. Changes nothing if there is damage.

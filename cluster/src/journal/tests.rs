@@ -303,7 +303,6 @@ async fn too_large_a_record_is_refused_alone() {
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_by_a_power_cut() {
     let seed: u64 = rand::random();
-    println!("seed {seed}");
     for round in 0..6 {
         let mut rng = StdRng::seed_from_u64(seed + round);
         let segment_bytes = rng.random_range(600..4000);

@@ -109,21 +109,23 @@ impl Index {
     }
 
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
-        let keep = |slot: &Slot| last.is_some_and(|last| slot.log_id.index <= last.index);
-        while let Some(slot) = self.slots.pop_back_if(|slot| !keep(slot)) {
+        let kept = match last {
+            Some(last) => self.offset(last.index.saturating_add(1)).unwrap_or(0),
+            None => 0,
+        };
+        for slot in self.slots.split_off(kept.min(self.slots.len())) {
             self.forget(&slot);
         }
         self.cold = self.cold.min(self.slots.len());
     }
 
     pub(super) fn purge(&mut self, upto: LogId) {
-        while let Some(slot) = self
-            .slots
-            .pop_front_if(|slot| slot.log_id.index <= upto.index)
-        {
+        let gone = self.offset(upto.index.saturating_add(1)).unwrap_or(0);
+        let kept = self.slots.split_off(gone.min(self.slots.len()));
+        for slot in std::mem::replace(&mut self.slots, kept) {
             self.forget(&slot);
-            self.cold = self.cold.saturating_sub(1);
         }
+        self.cold = self.cold.saturating_sub(gone);
         self.purged = self.purged.max(Some(upto));
     }
 

@@ -236,16 +236,9 @@ impl History {
     }
 }
 
-/// Some number that is another in each run, printed to repeat it.
-fn seed() -> u64 {
-    let seed = rand::random();
-    println!("seed {seed}");
-    seed
-}
-
 #[tokio::test]
 async fn a_power_cut_anywhere_loses_nothing_that_was_told_safe() {
-    let seed = seed();
+    let seed: u64 = rand::random();
     for round in 0..5 {
         let mut history = History::new(seed.wrapping_add(round));
         let segment_bytes = history.rng.random_range(500..3000);
@@ -268,7 +261,7 @@ async fn a_power_cut_anywhere_loses_nothing_that_was_told_safe() {
 
 #[tokio::test]
 async fn an_io_error_anywhere_stops_the_log_and_loses_nothing() {
-    let seed = seed();
+    let seed: u64 = rand::random();
     let faults: [fn(&SimDisk, u64); 2] = [SimDisk::fail_write, SimDisk::fail_sync];
     for (kind, fault) in faults.into_iter().enumerate() {
         for nth in 1.. {
@@ -306,7 +299,7 @@ async fn an_io_error_anywhere_stops_the_log_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_log_is_what_a_vector_would_be() {
-    let seed = seed();
+    let seed: u64 = rand::random();
     for round in 0..20 {
         let mut history = History::new(seed.wrapping_add(round));
         let disk = SimDisk::new();
