@@ -110,12 +110,10 @@ fn write_file(core: &Core, path: &Path, head: &Head) -> io::Result<()> {
 
 /// Marks the checkpoint with this id as that of a store that was closed.
 pub(super) fn mark_clean(core: &Core, id: u64) -> Result<(), Error> {
-    replace_file(
-        &*core.volume.disk,
-        Path::new(CLEAN_PATH),
-        &clean_mark(id),
-    )
-    .map_err(|error| core.volume.failed("cannot mark the store as closed", &error))
+    replace_file(&*core.volume.disk, Path::new(CLEAN_PATH), &clean_mark(id)).map_err(|error| {
+        core.volume
+            .failed("cannot mark the store as closed", &error)
+    })
 }
 
 /// The id in the mark, which is taken away durably.

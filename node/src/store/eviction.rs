@@ -134,7 +134,11 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_goes_first_and_no_more_than_is_needed() {
-        let units = [segment(1, 0, 0, 30), file(2, 0, 0, 10), segment(3, 0, 0, 20)];
+        let units = [
+            segment(1, 0, 0, 30),
+            file(2, 0, 0, 10),
+            segment(3, 0, 0, 20),
+        ];
         check(&units, 0, &[]);
         check(&units, 1, &[(units[1], BOTH)]);
         let plan = check(&units, 150, &[(units[1], BOTH), (units[2], BOTH)]);
@@ -143,7 +147,11 @@ mod tests {
 
     #[test]
     fn what_is_leased_stays_whatever_is_needed() {
-        let units = [segment(1, 100, 0, 1), file(2, 100, 0, 1), segment(3, 99, 0, 1)];
+        let units = [
+            segment(1, 100, 0, 1),
+            file(2, 100, 0, 1),
+            segment(3, 99, 0, 1),
+        ];
         assert_eq!(check(&units, 1000, &[]).freed, 0);
     }
 
@@ -152,10 +160,13 @@ mod tests {
         let units = [file(1, 0, 100, 5), segment(2, 0, 0, 9), file(3, 0, 100, 12)];
         let plan = check(&units, 50, &[(units[1], BOTH)]);
         // The one used before the victim had its chance; the later one has not.
-        assert_eq!(plan.passed_over, [Digest {
-            hash: [1; 32],
-            size: 100
-        }]);
+        assert_eq!(
+            plan.passed_over,
+            [Digest {
+                hash: [1; 32],
+                size: 100
+            }]
+        );
         check(&units, 200, &[(units[1], BOTH), (units[0], Spare::Leased)]);
     }
 
