@@ -32,7 +32,12 @@ async fn what_any_node_proposes_every_node_finds() {
         }
     }
     let state = cluster.node(0).state().borrow().clone();
-    assert!(state.members.values().all(|m| m.status == MemberStatus::Active));
+    assert!(
+        state
+            .members
+            .values()
+            .all(|m| m.status == MemberStatus::Active)
+    );
     // The nodes that began together became owners in one epoch.
     assert_eq!(state.epochs.len(), 1, "{:?}", state.epochs);
     assert_eq!(state.epochs[0].nodes.len(), 3);
@@ -72,7 +77,10 @@ async fn without_a_majority_calls_fail_in_time_and_say_why() {
     let error = cluster.node(2).propose(command).await.unwrap_err();
     assert!(matches!(error, Error::NoQuorum(_)), "{error}");
     let error = cluster.node(2).barrier().await.unwrap_err();
-    assert!(error.to_string().contains("cannot confirm a read"), "{error}");
+    assert!(
+        error.to_string().contains("cannot confirm a read"),
+        "{error}"
+    );
     // What was applied stays readable.
     assert!(cluster.node(2).applied_ref(&key).unwrap().is_some());
     cluster.stop().await;
@@ -85,7 +93,11 @@ async fn everything_acknowledged_is_back_after_all_nodes_restart() {
     let mut keys = Vec::new();
     for number in 0..50 {
         let (key, command) = set_ref(&format!("uri-{number}"), number);
-        cluster.node(number as usize % 3).propose(command).await.unwrap();
+        cluster
+            .node(number as usize % 3)
+            .propose(command)
+            .await
+            .unwrap();
         keys.push(key);
     }
     for node in 0..3 {
@@ -97,7 +109,10 @@ async fn everything_acknowledged_is_back_after_all_nodes_restart() {
         cluster.start_again(node).await;
     }
     for node in cluster.nodes() {
-        until("a leader answers", || async { node.barrier().await.is_ok() }).await;
+        until("a leader answers", || async {
+            node.barrier().await.is_ok()
+        })
+        .await;
         for key in &keys {
             assert!(node.applied_ref(key).unwrap().is_some(), "{key:?}");
         }
@@ -121,7 +136,10 @@ async fn a_node_that_joins_late_catches_up_by_snapshot() {
     for key in &keys {
         assert!(late.applied_ref(key).unwrap().is_some(), "{key:?}");
     }
-    assert!(cluster.has_snapshot(1), "it came by the log and not by a snapshot");
+    assert!(
+        cluster.has_snapshot(1),
+        "it came by the log and not by a snapshot"
+    );
     // And the same again after a restart from that snapshot.
     cluster.kill(1).await;
     cluster.start_again(1).await;

@@ -22,9 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use openraft::{
-    ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage,
-};
+use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage};
 use rand::{Rng, seq::IteratorRandom};
 use tokio::{
     runtime::Runtime,

@@ -146,8 +146,8 @@ async fn activate(
     let (ready, coming): (Vec<_>, Vec<_>) = joining
         .map(|(id, _)| *id)
         .partition(|id| look.able.contains(id));
-    let enough = !look.state.epochs.is_empty()
-        || ready.len() >= look.state.settings.initial_nodes as usize;
+    let enough =
+        !look.state.epochs.is_empty() || ready.len() >= look.state.settings.initial_nodes as usize;
     if ready.is_empty() || !enough {
         *gathering = None;
         return Ok(());

@@ -21,9 +21,7 @@ use weir_cluster::{
     journal::disk::{Disk, RealDisk},
     peer::dial::{Dial, plain},
     raft::{Consensus, RaftConfig, RaftConsensus, Setup},
-    state::{
-        Command, Member, MemberStatus, RefKey, RefKind, RefValue, Response, Settings,
-    },
+    state::{Command, Member, MemberStatus, RefKey, RefKind, RefValue, Response, Settings},
 };
 
 const CLUSTER: ClusterId = ClusterId(42);
@@ -154,7 +152,10 @@ impl Cluster {
         for node in self.nodes() {
             until("every node is active and votes", || async {
                 let state = node.state().borrow().clone();
-                let active = state.members.values().filter(|m| m.status == MemberStatus::Active);
+                let active = state
+                    .members
+                    .values()
+                    .filter(|m| m.status == MemberStatus::Active);
                 let voters = node.roles().voters.len();
                 active.count() == count && voters == count - usize::from(count % 2 == 0)
             })
@@ -164,7 +165,10 @@ impl Cluster {
 
     pub(crate) fn leader(&self) -> usize {
         let leader = self.nodes().find_map(|node| node.roles().leader).unwrap();
-        self.members.iter().position(|(id, _)| *id == leader).unwrap()
+        self.members
+            .iter()
+            .position(|(id, _)| *id == leader)
+            .unwrap()
     }
 
     /// Ends a node without a word to the others.

@@ -36,8 +36,11 @@ const QUESTION_BYTES: usize = 64 << 20;
 /// Blobs in one batch. Enough for the largest batch of blobs of 300 bytes.
 const BATCH_BLOBS: usize = 200_000;
 
-/// The CAS service.
+/// The CAS service. Cheap to clone, as it is for each call.
 #[derive(Clone)]
+pub(crate) struct CasService(pub(crate) Arc<Cas>);
+
+/// What the methods work over.
 pub(crate) struct Cas {
     store: Arc<dyn BlobStore>,
     agreed: Agreed,
@@ -70,7 +73,10 @@ impl Cas {
             .max(QUESTION_BYTES)
     }
 
-    async fn find_missing(self, question: Question) -> Result<tonic::Response<Missing>, Status> {
+    async fn find_missing(
+        self: Arc<Self>,
+        question: Question,
+    ) -> Result<tonic::Response<Missing>, Status> {
         arguments::instance(&question.instance)?;
         arguments::function(question.function)?;
         let digests = question.digests;
@@ -100,11 +106,11 @@ fn check_compressor(value: i32) -> Result<(), Status> {
     )))
 }
 
-impl NamedService for Cas {
+impl NamedService for CasService {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-impl Service<Request<Body>> for Cas {
+impl Service<Request<Body>> for CasService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
@@ -114,8 +120,8 @@ impl Service<Request<Body>> for Cas {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let cas = self.clone();
-        let limit = self.message_bytes();
+        let cas = self.0.clone();
+        let limit = cas.message_bytes();
         match method_of(&request) {
             "FindMissingBlobs" => method::unary(FindMissingCodec, limit, request, |question| {
                 let span = tracing::debug_span!("find_missing_blobs",
@@ -136,7 +142,7 @@ impl Service<Request<Body>> for Cas {
                         instance = %batch.instance_name, blobs = batch.digests.len());
                 cas.batch_read(batch).instrument(span)
             }),
-            "GetTree" => tree::serve(cas.store, cas.limits, limit, request),
+            "GetTree" => tree::serve(cas.store.clone(), cas.limits.clone(), limit, request),
             _ => method::unknown(&request),
         }
     }

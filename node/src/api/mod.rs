@@ -55,9 +55,9 @@ pub use config::ApiConfig;
 use self::{
     agreed::Agreed,
     asset::{fetch::Fetch, push::Push},
-    bytestream::ByteStream,
+    bytestream::{ByteStream, ByteStreamService},
     capabilities::Capabilities,
-    cas::Cas,
+    cas::{Cas, CasService},
     completeness::Completeness,
     gather::Gatherer,
     guard::{Guarded, Limits},
@@ -95,7 +95,9 @@ pub async fn services(parts: ApiParts) -> Result<Api, tonic_reflection::server::
     let limits = Limits::new(&config);
     let cas = Cas::new(store.clone(), agreed.clone(), limits.clone(), &config);
     let cas_message_bytes = cas.message_bytes();
+    let cas = CasService(Arc::new(cas));
     let bytestream = ByteStream::new(store.clone(), agreed.clone(), limits.clone(), &config);
+    let bytestream = ByteStreamService(Arc::new(bytestream));
     let completeness = Completeness::new(store.clone(), agreed.clone(), limits.clone(), &config);
     let finder = RefFinder::new(consensus.clone(), agreed.clone(), completeness);
     let publisher = Publisher::new(Gatherer::new(store, agreed, &config), consensus);

@@ -222,6 +222,9 @@ impl Config {
                 format!("{:?}: {error}", self.log.filter),
             );
         }
+        if let Err(error) = self.store.check() {
+            expect(false, "store", error.to_string());
+        }
         for (key, message) in self.raft.faults() {
             expect(false, key, message);
         }
@@ -282,6 +285,33 @@ mod tests {
         let config = Config::default();
         let text = config.to_toml();
         assert_eq!(Config::parse("x", &text, &[]).unwrap().to_toml(), text);
+    }
+
+    /// The sample is the manual of the file: it names every key, at its default.
+    #[test]
+    fn the_sample_names_every_key_with_its_default() {
+        let sample = include_str!("../../../deploy/config/weir.toml");
+        assert_eq!(faults(sample, &[]), []);
+        let node = Config::default().node;
+        let names = [
+            format!("node.name={}", node.name),
+            format!("node.host={}", node.host),
+        ];
+        let read = Config::parse("sample", sample, &names).unwrap();
+        assert_eq!(read.to_toml(), Config::default().to_toml());
+        let uncommented = sample
+            .replace("# client =", "client =")
+            .replace("# peer =", "peer =");
+        let sample: toml::Table = uncommented.parse().unwrap();
+        let all: toml::Table = Config::default().to_toml().parse().unwrap();
+        for (section, keys) in &all {
+            for key in keys.as_table().unwrap().keys() {
+                assert!(
+                    sample[section].get(key).is_some(),
+                    "{section}.{key} is not in the sample"
+                );
+            }
+        }
     }
 
     #[test]

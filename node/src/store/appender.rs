@@ -14,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use weir_cluster::{Digest, Error, blob::Lease};
 
 use super::{
-    Core, Durability,
+    Durability,
     clock::lease_end,
+    core::Core,
     index::{Location, Uses},
     record::{ALIGN, Prepared},
     segments::{SEGMENT_HEADER, Segment},
@@ -294,6 +295,7 @@ impl Appender {
         let segment = Arc::new(segment);
         core.volume.add(SEGMENT_HEADER);
         core.segments.insert(segment.clone());
+        core.keeper.segment_began();
         self.active = Some(segment.clone());
         Ok(segment)
     }

@@ -11,12 +11,16 @@ use super::{
     clock::Clock,
     files::{self, Names},
     index::{Index, Location},
+    keeper::Keeper,
     quarantine::Quarantine,
     record::Prepared,
     segments::Segments,
     upload::UPLOADS_AT_ONCE,
     volume::{Room, Volume},
 };
+
+/// How often a write asks for room that others then take before it.
+const ADMISSION_TRIES: u32 = 16;
 
 pub(super) struct Core {
     pub(super) config: StoreConfig,
@@ -26,6 +30,7 @@ pub(super) struct Core {
     pub(super) segments: Segments,
     pub(super) names: Names,
     pub(super) queue: Queue,
+    pub(super) keeper: Keeper,
     pub(super) quarantine: Quarantine,
     /// Turns of large uploads.
     pub(super) uploads: Arc<Semaphore>,
@@ -41,6 +46,7 @@ impl Core {
             segments: Segments::new(),
             names: Names::new(),
             queue: Queue::new(),
+            keeper: Keeper::default(),
             quarantine: Quarantine::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
         }
@@ -72,13 +78,19 @@ impl Core {
 
     /// Promises room for a write, once there is some.
     pub(super) async fn admit(&self, bytes: u64) -> Result<Room, Error> {
-        self.volume.check_writable()?;
-        self.volume.take(bytes).ok_or_else(|| self.full(bytes))
+        for _ in 0..ADMISSION_TRIES {
+            self.volume.check_writable()?;
+            if let Some(room) = self.volume.take(bytes) {
+                return Ok(room);
+            }
+            self.keeper.make_room(bytes).await?;
+        }
+        Err(self.full(bytes))
     }
 
     pub(super) fn full(&self, bytes: u64) -> Error {
         Error::Exhausted(format!(
-            "no room for {bytes} bytes: {} of {} bytes are in use and every blob is leased",
+            "no room for {bytes} bytes: {} of {} bytes are in use and what is left is leased",
             self.volume.used(),
             self.volume.limit(),
         ))

@@ -98,7 +98,9 @@ pub(super) fn publish(
         *exists = true;
     }
     disk.rename(from, &path(digest))?;
-    disk.sync_dir(&folder)
+    // A rename is sure only when both folders are synced.
+    disk.sync_dir(&folder)?;
+    disk.sync_dir(Path::new(TEMP_DIR))
 }
 
 pub(super) fn folder(first: u8) -> PathBuf {

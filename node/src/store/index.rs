@@ -42,6 +42,7 @@ pub(super) struct Large {
 }
 
 /// Last use and lease of a blob, both in store time.
+#[derive(Debug)]
 pub(super) struct Uses {
     access: AtomicU32,
     lease_end: AtomicU32,
@@ -75,6 +76,15 @@ pub(super) struct Index {
     bytes: AtomicU64,
 }
 
+impl Small {
+    pub(super) fn digest(&self) -> Digest {
+        Digest {
+            hash: self.hash,
+            size: u64::from(self.size),
+        }
+    }
+}
+
 impl Uses {
     pub(super) fn new(access: u32, lease_end: u32) -> Self {
         Self {
@@ -103,7 +113,7 @@ impl Uses {
     }
 
     /// Takes the second chance: from here only a new use counts.
-    pub(super) fn pass_over(&self) {
+    fn pass_over(&self) {
         self.access.fetch_and(!TOUCHED, Relaxed);
     }
 
@@ -261,6 +271,16 @@ impl Index {
         }
     }
 
+    /// Takes the second chance of large blobs.
+    pub(super) fn pass_over(&self, digests: &[Digest]) {
+        for digest in digests {
+            let shard = self.read(shard_of(&digest.hash));
+            if let Some(uses) = self.uses(&shard, digest) {
+                uses.pass_over();
+            }
+        }
+    }
+
     /// Visits the shards one after another, each locked against removal while
     /// it is visited.
     pub(super) fn each_shard(&self, mut visit: impl FnMut(&Shard)) {
@@ -269,19 +289,11 @@ impl Index {
         }
     }
 
-    /// Makes room for so many small blobs in each shard.
-    pub(super) fn reserve(&self, per_shard: usize) {
-        for shard in 0..SHARDS {
-            self.write(shard)
-                .small
-                .reserve(per_shard, |entry| self.key(&entry.hash));
-        }
-    }
-
-    /// Fills one shard with small blobs it does not hold yet: what a checkpoint
-    /// restores.
-    pub(super) fn fill(&self, shard: usize, entries: impl Iterator<Item = Small>) {
+    /// Fills one shard with up to `most` small blobs it does not hold yet: what
+    /// a checkpoint restores.
+    pub(super) fn fill(&self, shard: usize, most: usize, entries: impl Iterator<Item = Small>) {
         let mut held = self.write(shard);
+        held.small.reserve(most, |entry| self.key(&entry.hash));
         let (mut blobs, mut bytes) = (0, 0);
         for entry in entries {
             blobs += 1;

@@ -42,11 +42,15 @@ use weir_cluster::{
 };
 
 mod appender;
+mod checkpoint;
+mod cleaner;
 mod clock;
 mod config;
 mod core;
+mod eviction;
 mod files;
 mod index;
+mod keeper;
 mod quarantine;
 mod read;
 mod record;
@@ -63,6 +67,7 @@ pub use config::{Durability, StoreConfig};
 use self::{
     clock::lease_end,
     core::Core,
+    index::Location,
     read::OpenFile,
     upload::{LargeUpload, SmallUpload},
     volume::Volume,
@@ -102,7 +107,11 @@ impl LocalStore {
         core.volume.refresh_limit();
         let core = Arc::new(core);
         let appender = core.clone();
-        let threads = vec![spawn("store-append", move || appender::run(appender))?];
+        let keeper = core.clone();
+        let threads = vec![
+            spawn("store-keep", move || keeper::run(&keeper))?,
+            spawn("store-append", move || appender::run(appender))?,
+        ];
         Ok(Arc::new(Self {
             core,
             threads: Mutex::new(threads),
@@ -133,22 +142,40 @@ impl LocalStore {
         self.core.quarantine.digests()
     }
 
-    /// Ends the store: takes no writes any more and finishes those under way.
-    /// Blocks. Reads go on. Dropping a store that was not closed is like a
-    /// crash: it is recovered at the next start.
+    /// Ends the store: takes no writes any more, finishes those that are with
+    /// the appender, and writes a checkpoint. Blocks. Reads go on. Dropping a
+    /// store that was not closed is like a crash: it is recovered at the next
+    /// start.
     pub fn close(&self) {
         self.core.volume.close();
-        self.stop(true);
+        if !self.stop(true) || self.core.volume.fenced().is_some() {
+            return;
+        }
+        // The appender has sealed its segment: all that is there is covered.
+        let position = Location {
+            segment: self.core.segments.next(),
+            offset: 0,
+        };
+        let closed = checkpoint::write(&self.core, position)
+            .and_then(|id| checkpoint::mark_clean(&self.core, id));
+        if let Err(error) = closed {
+            tracing::warn!(%error, "closed without a checkpoint; the next start reads more");
+        }
     }
 
-    fn stop(&self, drain: bool) {
-        self.core.queue.stop(drain);
+    /// Ends the threads; whether they were running.
+    fn stop(&self, drain: bool) -> bool {
+        // The keeper first: it waits for the appender's answers.
+        self.core.keeper.stop();
         let threads = std::mem::take(&mut *self.threads.lock().expect("no panic while locked"));
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the store panicked");
-            }
+        let running = !threads.is_empty();
+        let mut threads = threads.into_iter();
+        if let Some(keeper) = threads.next() {
+            join(keeper);
         }
+        self.core.queue.stop(drain);
+        threads.for_each(join);
+        running
     }
 
     /// Whether the blob is here; if so it counts as used, and leased.
@@ -297,6 +324,12 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .name(name.into())
         .spawn(work)
         .map_err(OpenError::io("cannot start a thread of the store"))
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread of the store panicked");
+    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -15,7 +15,7 @@ use weir_cluster::{
 };
 
 use super::{
-    Core,
+    core::Core,
     files::{self, Trailer},
     index::Location,
     record::{ALIGN, Header, header_len, record_len},

@@ -5,14 +5,21 @@
 //! first: after the death of the process alone, the kernel may still hold it
 //! in memory only.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::Path,
+    sync::Arc,
+};
 
 use weir_cluster::{Digest, blob::Lease, journal::disk::DiskFile};
 
 use super::{
-    Core, OpenError,
+    OpenError,
+    checkpoint::{self, Head},
     clock::{Clock, lease_end},
-    files,
+    core::Core,
+    files::{self, Trailer},
     index::{Location, Uses},
     record::ALIGN,
     scan::{Found, Verify, scan},
@@ -21,11 +28,19 @@ use super::{
 
 /// What opening found besides the blobs.
 #[derive(Debug, Default)]
-pub(super) struct Recovered {
+struct Recovered {
     /// Newest store time that was written down.
-    pub(super) time: u32,
+    time: u32,
     /// Records and files that are damaged.
-    pub(super) bad: u64,
+    bad: u64,
+    /// What the checkpoint knows of large blobs; their names are the truth.
+    large: HashMap<Digest, Uses>,
+}
+
+/// A segment as it is found.
+struct OpenSegment {
+    file: Arc<dyn DiskFile>,
+    len: u64,
 }
 
 /// Creates what is missing of the store's folders.
@@ -48,11 +63,19 @@ pub(super) fn create_folders(core: &Core) -> Result<(), OpenError> {
 pub(super) fn recover(core: &mut Core) -> Result<(), OpenError> {
     let mut recovered = Recovered::default();
     sweep_uploads(core)?;
-    recover_segments(core, &mut recovered)?;
+    let closed_with = checkpoint::take_clean_mark(&*core.volume.disk)
+        .map_err(OpenError::io("cannot read the mark of a closed store"))?;
+    let found = open_segments(core)?;
+    let head = load_checkpoint(core, &found, &mut recovered)?;
+    for (number, segment) in found {
+        recover_segment(core, number, segment, head.as_ref(), &mut recovered)?;
+    }
     recover_files(core, &mut recovered)?;
     core.clock = Clock::from(recovered.time);
-    let floor = lease_end(recovered.time, Lease::SHORT.seconds);
-    core.index.set_lease_floor(floor);
+    core.index.set_lease_floor(match head {
+        Some(head) if closed_with == Some(head.id) => head.lease_floor,
+        _ => lease_end(recovered.time, Lease::SHORT.seconds),
+    });
     if recovered.bad > 0 {
         tracing::error!(bad = recovered.bad, "damaged blobs found in the store");
     }
@@ -73,35 +96,62 @@ fn sweep_uploads(core: &Core) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn recover_segments(core: &Core, recovered: &mut Recovered) -> Result<(), OpenError> {
+fn open_segments(core: &Core) -> Result<BTreeMap<u32, OpenSegment>, OpenError> {
     let disk = &*core.volume.disk;
-    let dir = Path::new(segments::DIR);
     let listed = disk
-        .list(dir)
+        .list(Path::new(segments::DIR))
         .map_err(OpenError::io("cannot list the segments"))?;
-    let mut numbers: Vec<u32> = listed
-        .iter()
-        .filter_map(|entry| segments::number_of(&entry.name))
-        .collect();
-    numbers.sort_unstable();
-    for number in numbers {
-        let path = segments::path(number);
+    let mut found = BTreeMap::new();
+    for entry in listed {
+        let Some(number) = segments::number_of(&entry.name) else {
+            tracing::warn!(name = entry.name, "foreign file in the store");
+            continue;
+        };
         let file = disk
-            .open(&path)
+            .open(&segments::path(number))
             .map_err(OpenError::io("cannot open a segment"))?;
         check_version(&*file)?;
         core.segments.skip_to(number.saturating_add(1));
-        let end = recover_segment(core, number, &*file, SEGMENT_HEADER, recovered)?;
-        if end == SEGMENT_HEADER {
-            disk.remove(&path)
-                .map_err(OpenError::io("cannot remove an empty segment"))?;
-            continue;
-        }
-        core.volume.add(end);
-        let segment = Segment::new(number, file, end, end);
-        core.segments.insert(Arc::new(segment));
+        let len = entry.len;
+        found.insert(number, OpenSegment { file, len });
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Restores what the checkpoint lists; `None` if all must be scanned.
+fn load_checkpoint(
+    core: &Core,
+    found: &BTreeMap<u32, OpenSegment>,
+    recovered: &mut Recovered,
+) -> Result<Option<Head>, OpenError> {
+    let Some(mut reader) = checkpoint::Reader::open(&*core.volume.disk)
+        .map_err(OpenError::io("cannot read the checkpoint"))?
+    else {
+        return Ok(None);
+    };
+    let lens: HashMap<u32, u64> = found
+        .iter()
+        .map(|(number, segment)| (*number, segment.len))
+        .collect();
+    for shard in 0..checkpoint::SECTIONS {
+        let Some(section) = reader.section() else {
+            tracing::error!("the checkpoint is damaged; reading all segments instead");
+            return Ok(None);
+        };
+        // Segments that the cleaner removed since are gone with their entries.
+        let held = section.small().filter(|entry| {
+            lens.get(&entry.location.segment)
+                .is_some_and(|len| checkpoint::end_of(entry) <= *len)
+        });
+        core.index.fill(shard, section.small_len(), held);
+        for large in section.large() {
+            recovered.large.insert(large.digest, large.uses);
+        }
+    }
+    recovered.time = reader.head.time;
+    // Numbers below its position are covered by it, so none is given again.
+    core.segments.skip_to(reader.head.position.segment);
+    Ok(Some(reader.head))
 }
 
 /// Another version's segments are refused; damage is left to the scan.
@@ -119,8 +169,39 @@ fn check_version(file: &dyn DiskFile) -> Result<(), OpenError> {
     }
 }
 
-/// Indexes the records from `start`; returns where they end.
+/// Indexes the records that the checkpoint does not cover.
 fn recover_segment(
+    core: &Core,
+    number: u32,
+    segment: OpenSegment,
+    head: Option<&Head>,
+    recovered: &mut Recovered,
+) -> Result<(), OpenError> {
+    let start = match head.map(|head| head.position) {
+        Some(position) if number < position.segment => segment.len,
+        Some(position) if number == position.segment => u64::from(position.offset) * ALIGN,
+        _ => 0,
+    };
+    let start = start.max(SEGMENT_HEADER);
+    let end = match start < segment.len {
+        true => scan_segment(core, number, &*segment.file, start, recovered)?,
+        false => start,
+    };
+    if end == SEGMENT_HEADER {
+        return core
+            .volume
+            .disk
+            .remove(&segments::path(number))
+            .map_err(OpenError::io("cannot remove an empty segment"));
+    }
+    core.volume.add(end);
+    let segment = Segment::new(number, segment.file, end, end);
+    core.segments.insert(Arc::new(segment));
+    Ok(())
+}
+
+/// Indexes the records from `start`; returns where they end.
+fn scan_segment(
     core: &Core,
     number: u32,
     file: &dyn DiskFile,
@@ -136,16 +217,16 @@ fn recover_segment(
         } => found.push((digest, offset, time)),
         Found::Bad { offset, digest } => {
             recovered.bad += 1;
-            core.quarantine
-                .note(digest, &format!("segment {number} offset {offset}"));
+            let place = format!("segment {number} offset {offset}");
+            core.quarantine.note(digest, &place);
         }
     })
     .map_err(OpenError::io("cannot read a segment"))?;
-    let cut_off = file.len().and_then(|len| match len > end {
-        true => file.set_len(end.max(SEGMENT_HEADER)),
-        false => Ok(()),
-    });
-    cut_off
+    file.len()
+        .and_then(|len| match len > end {
+            true => file.set_len(end),
+            false => Ok(()),
+        })
         .and_then(|()| file.sync())
         .map_err(OpenError::io("cannot sync a segment"))?;
     for (digest, offset, time) in found {
@@ -154,7 +235,9 @@ fn recover_segment(
             segment: number,
             offset: (offset / ALIGN) as u32,
         };
-        core.index.put_small(digest, location, Uses::new(time, 0));
+        let lease_end = lease_end(time, Lease::SHORT.seconds);
+        core.index
+            .put_small(digest, location, Uses::new(time, lease_end));
     }
     Ok(end)
 }
@@ -187,12 +270,20 @@ fn recover_files(core: &Core, recovered: &mut Recovered) -> Result<(), OpenError
 }
 
 fn recover_file(core: &Core, digest: Digest, len: u64, recovered: &mut Recovered) {
+    if let Some(uses) = recovered.large.remove(&digest)
+        && files::file_len(digest.size) == Some(len)
+    {
+        core.index.put_large(digest, uses);
+        core.volume.add(len);
+        return;
+    }
     let opened = core.volume.disk.open(&files::path(&digest));
     let trailer = opened.and_then(|file| files::read_trailer(&*file, &digest));
     match trailer {
-        Ok(Some(trailer)) => {
-            recovered.time = recovered.time.max(trailer.time);
-            core.index.put_large(digest, Uses::new(trailer.time, 0));
+        Ok(Some(Trailer { time, .. })) => {
+            recovered.time = recovered.time.max(time);
+            let lease_end = lease_end(time, Lease::SHORT.seconds);
+            core.index.put_large(digest, Uses::new(time, lease_end));
             core.volume.add(len);
         }
         Ok(None) => {

@@ -19,7 +19,7 @@ use weir_cluster::{
     journal::disk::DiskFile,
 };
 
-use super::{Core, Durability, clock::lease_end, files, index::Uses, volume::Room};
+use super::{Durability, clock::lease_end, core::Core, files, index::Uses, volume::Room};
 
 /// Chunks that wait for the disk per upload: enough to keep it busy.
 const CHUNKS_WAITING: usize = 4;
@@ -204,6 +204,7 @@ fn publish(core: &Core, digest: Digest, from: &Path, mut room: Room) -> Result<b
         .map_err(|error| volume.failed("cannot name a file", &error))?;
     core.index.put_large(digest, Uses::new(now, lease_end));
     room.keep(u64::MAX);
+    core.keeper.file_added();
     Ok(true)
 }
 

@@ -38,8 +38,11 @@ mod write;
 /// gRPC is 4 MiB, and some fill exactly that with data: leave room for the rest.
 pub(crate) const MESSAGE_BYTES: usize = (4 << 20) + (16 << 10);
 
-/// The ByteStream service.
+/// The ByteStream service. Cheap to clone, as it is for each call.
 #[derive(Clone)]
+pub(crate) struct ByteStreamService(pub(crate) Arc<ByteStream>);
+
+/// What the methods work over.
 pub(crate) struct ByteStream {
     store: Arc<dyn BlobStore>,
     agreed: Agreed,
@@ -70,7 +73,7 @@ impl ByteStream {
     /// it. An upload that another call is receiving right now counts as not
     /// begun, since it cannot be continued; starting over is always right.
     async fn query(
-        self,
+        self: Arc<Self>,
         query: QueryWriteStatusRequest,
     ) -> Result<tonic::Response<QueryWriteStatusResponse>, Status> {
         let name = resource_name::upload(&query.resource_name)?;
@@ -98,11 +101,11 @@ impl From<NameError> for Status {
     }
 }
 
-impl NamedService for ByteStream {
+impl NamedService for ByteStreamService {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-impl Service<Request<Body>> for ByteStream {
+impl Service<Request<Body>> for ByteStreamService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
@@ -112,9 +115,9 @@ impl Service<Request<Body>> for ByteStream {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let service = self.clone();
+        let service = self.0.clone();
         match method_of(&request) {
-            "Read" => read::serve(service.store, service.limits, request),
+            "Read" => read::serve(service.store.clone(), service.limits.clone(), request),
             "Write" => write::serve(service, request),
             "QueryWriteStatus" => method::unary(Capped::new(8), MESSAGE_BYTES, request, |query| {
                 let span = tracing::debug_span!("query_write_status");

@@ -18,7 +18,7 @@ use super::{ByteStream, MESSAGE_BYTES, cursor::Cursor, parked::Parked};
 use crate::api::{method::Answer, resource_name, status};
 
 /// Serves the method.
-pub(super) fn serve(service: ByteStream, request: Request<Body>) -> Answer {
+pub(super) fn serve(service: Arc<ByteStream>, request: Request<Body>) -> Answer {
     Box::pin(async move {
         let service = tower::service_fn(move |request: tonic::Request<Streaming<WriteRequest>>| {
             let service = service.clone();
@@ -32,7 +32,7 @@ pub(super) fn serve(service: ByteStream, request: Request<Body>) -> Answer {
 
 impl ByteStream {
     async fn write(
-        self,
+        self: Arc<Self>,
         mut messages: Streaming<WriteRequest>,
     ) -> Result<tonic::Response<WriteResponse>, Status> {
         let Some(first) = messages.message().await? else {

@@ -1,5 +1,7 @@
 //! BatchReadBlobs: whole blobs in one answer that any gRPC client takes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tonic::{Code, Response, Status};
 use weir_cluster::{
@@ -23,7 +25,7 @@ const ENTRY_BYTES: u64 = 100;
 
 impl Cas {
     pub(super) async fn batch_read(
-        self,
+        self: Arc<Self>,
         batch: BatchReadBlobsRequest,
     ) -> Result<Response<BatchReadBlobsResponse>, Status> {
         arguments::instance(&batch.instance_name)?;

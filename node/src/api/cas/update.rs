@@ -1,5 +1,7 @@
 //! BatchUpdateBlobs: each blob is stored or refused for itself.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tonic::{Response, Status};
 use weir_cluster::{
@@ -24,7 +26,7 @@ const HASH_PIECE_BYTES: usize = 1 << 20;
 
 impl Cas {
     pub(super) async fn batch_update(
-        self,
+        self: Arc<Self>,
         batch: BatchUpdateBlobsRequest,
     ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
         arguments::instance(&batch.instance_name)?;
