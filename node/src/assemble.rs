@@ -136,7 +136,7 @@ impl Node {
                     tokio::time::sleep(ANNOUNCE_RETRY).await;
                 }
             }
-            announce(&*consensus, identity.node, &member).await;
+            announce(&consensus, identity.node, &member).await;
         });
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     network::SnapshotHead,
-    rows::Position,
+    rows::{Position, RecentBatch},
     snapshot::Head,
     types::{Entry, LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig, Vote},
     wire::{LogIdForm, VoteForm, Wire},
@@ -115,7 +115,7 @@ impl Wire for Position {
     }
 }
 
-type Recent = Vec<(u64, Vec<(u64, RequestId)>)>;
+type Recent = Vec<RecentBatch>;
 
 impl Wire for Head {
     type Form<'a> = (<Position as Wire>::Form<'a>, &'a ClusterState, &'a Recent);

@@ -62,6 +62,10 @@ pub(super) struct Batch {
     pub(super) state: Option<ClusterState>,
 }
 
+/// The requests of one batch of entries with their log indices, under the last
+/// of these.
+pub(super) type RecentBatch = (u64, Vec<(u64, RequestId)>);
+
 /// The rows. Clones share them.
 #[derive(Clone)]
 pub(super) struct Rows {
@@ -135,7 +139,7 @@ impl Rows {
 
     /// Requests of the batches that are not forgotten, in log order; with each
     /// the last index of its batch.
-    pub(super) fn recent(&self) -> io::Result<Vec<(u64, Vec<(u64, RequestId)>)>> {
+    pub(super) fn recent(&self) -> io::Result<Vec<RecentBatch>> {
         self.recent
             .iter()
             .map(|row| {
@@ -187,7 +191,7 @@ impl Rows {
         &self,
         position: &Position,
         state: &ClusterState,
-        recent: &[(u64, Vec<(u64, RequestId)>)],
+        recent: &[RecentBatch],
         refs: impl Iterator<Item = io::Result<(RefKey, Ref)>>,
     ) -> io::Result<()> {
         // Without a position the rows count as empty: a crash from here until

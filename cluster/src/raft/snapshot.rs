@@ -21,13 +21,13 @@ use std::{
 };
 
 use super::{
-    rows::Position,
+    rows::{Position, RecentBatch},
     types::SnapshotFile,
     wire::{self, Wire},
 };
 use crate::{
     journal::disk::{Disk, DiskFile, read_exact_at},
-    state::{ClusterState, Ref, RefKey, RequestId},
+    state::{ClusterState, Ref, RefKey},
 };
 
 const MAGIC: &[u8; 8] = b"WEIRSNAP";
@@ -46,7 +46,7 @@ const FRAME_LIMIT_BYTES: u32 = 64 << 20;
 pub(super) struct Head {
     pub(super) position: Position,
     pub(super) state: ClusterState,
-    pub(super) recent: Vec<(u64, Vec<(u64, RequestId)>)>,
+    pub(super) recent: Vec<RecentBatch>,
 }
 
 /// The folder of snapshots.

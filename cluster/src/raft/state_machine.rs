@@ -23,7 +23,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::{
-    rows::{Batch, Position, Rows},
+    rows::{Batch, Position, RecentBatch, Rows},
     snapshot::{Head, Snapshots, Writer},
     types::{LogId, Payload, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
 };
@@ -79,7 +79,7 @@ struct Capture {
 struct Recent {
     by_request: HashMap<RequestId, u64>,
     /// Batches in log order, each by its last index.
-    batches: VecDeque<(u64, Vec<(u64, RequestId)>)>,
+    batches: VecDeque<RecentBatch>,
 }
 
 impl StateMachine {
@@ -238,7 +238,7 @@ impl Shared {
 }
 
 impl Recent {
-    fn restore(batches: Vec<(u64, Vec<(u64, RequestId)>)>) -> Self {
+    fn restore(batches: Vec<RecentBatch>) -> Self {
         let mut recent = Self::default();
         for (_, requests) in batches {
             recent.advance(requests, &[]);

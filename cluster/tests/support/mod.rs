@@ -157,7 +157,7 @@ impl Cluster {
                     .values()
                     .filter(|m| m.status == MemberStatus::Active);
                 let voters = node.roles().voters.len();
-                active.count() == count && voters == count - usize::from(count % 2 == 0)
+                active.count() == count && voters == count - usize::from(count.is_multiple_of(2))
             })
             .await;
         }

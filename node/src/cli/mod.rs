@@ -7,6 +7,7 @@
 mod admin_client;
 mod check_config;
 mod dev;
+mod fsck;
 
 mod init;
 mod join;
@@ -40,6 +41,7 @@ enum Command {
     Join(join::Join),
     Status(status::Status),
     CheckConfig(check_config::CheckConfig),
+    Fsck(fsck::Fsck),
 }
 
 /// Which configuration to use.
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Join(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
+        Command::Fsck(command) => command.run(),
     };
     match outcome {
         Ok(code) => code,
