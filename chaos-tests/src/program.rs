@@ -56,7 +56,10 @@ fn profile_dir() -> Result<PathBuf> {
 fn find_or_build(trial: &Trial) -> Result<PathBuf> {
     let profile_dir = profile_dir()?;
     let weir = profile_dir.join("weir");
-    if is_fresh(&weir) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("this crate is in no workspace")?;
+    if is_fresh(&weir, root) {
         return Ok(weir);
     }
     trial.step("building weir");
@@ -77,7 +80,7 @@ fn find_or_build(trial: &Trial) -> Result<PathBuf> {
             profile,
         ])
         .arg("--manifest-path")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
+        .arg(root.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(target_dir()?);
     run(
@@ -93,21 +96,27 @@ fn find_or_build(trial: &Trial) -> Result<PathBuf> {
     Ok(weir)
 }
 
-/// Whether the program is newer than each of its sources.
-fn is_fresh(program: &Path) -> bool {
+/// Whether the program is newer than each of its sources, all of which are
+/// in the workspace at `root`: two checkouts may share a target directory.
+fn is_fresh(program: &Path, root: &Path) -> bool {
     let Some(built) = modified(program) else {
         return false;
     };
     let Ok(list) = fs::read_to_string(program.with_extension("d")) else {
         return false;
     };
-    list.lines().all(|line| {
-        line.split_once(": ").is_none_or(|(_, sources)| {
+    let is_older = |file: &Path| modified(file).is_some_and(|time| time <= built);
+    let mut sources = list
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .peekable();
+    sources.peek().is_some()
+        && is_older(&root.join("Cargo.lock"))
+        && sources.all(|(_, sources)| {
             split_sources(sources)
                 .iter()
-                .all(|source| modified(Path::new(source)).is_some_and(|time| time <= built))
+                .all(|source| Path::new(source).starts_with(root) && is_older(Path::new(source)))
         })
-    })
 }
 
 /// Words of a make rule: blanks separate, a backslash keeps a blank.
@@ -144,24 +153,38 @@ mod tests {
     #[test]
     fn a_program_is_stale_when_a_source_is_newer_or_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("weir");
-        let source = dir.path().join("main.rs");
-        assert!(!is_fresh(&program), "there is no program");
-        fs::write(&source, "fn main() {}").unwrap();
-        fs::write(&program, "").unwrap();
-        assert!(!is_fresh(&program), "there is no list of sources");
+        let root = dir.path();
+        let (program, source) = (root.join("weir"), root.join("main.rs"));
+        let lock = root.join("Cargo.lock");
+        let check = |fresh, why: &str| assert_eq!(is_fresh(&program, root), fresh, "{why}");
+        let age = |file: &Path, seconds| {
+            let then = SystemTime::now() - Duration::from_secs(seconds);
+            fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_modified(then)
+                .unwrap();
+        };
+        check(false, "there is no program");
+        for file in [&program, &source, &lock] {
+            fs::write(file, "").unwrap();
+            age(file, if *file == program { 60 } else { 120 });
+        }
+        check(false, "there is no list of sources");
         let list = format!("{}: {}\n", program.display(), source.display());
         fs::write(program.with_extension("d"), list).unwrap();
-        assert!(is_fresh(&program));
-        let later = SystemTime::now() + Duration::from_secs(60);
-        fs::File::options()
-            .write(true)
-            .open(&source)
-            .unwrap()
-            .set_modified(later)
-            .unwrap();
-        assert!(!is_fresh(&program), "the source is newer");
+        check(true, "everything is older");
+        assert!(
+            !is_fresh(&program, Path::new("/elsewhere")),
+            "it is another checkout's"
+        );
+        age(&lock, 30);
+        check(false, "dependencies have changed");
+        age(&lock, 120);
+        age(&source, 30);
+        check(false, "the source is newer");
         fs::remove_file(&source).unwrap();
-        assert!(!is_fresh(&program), "the source is gone");
+        check(false, "the source is gone");
     }
 }

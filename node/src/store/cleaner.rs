@@ -29,35 +29,47 @@ const COPY_BYTES: u64 = 4 << 20;
 pub(super) struct Cleaned {
     /// Bytes that were freed.
     pub(super) freed: u64,
-    /// Store time before which another try is in vain if nothing was freed.
-    pub(super) try_again: u32,
+    /// Bytes that could have been, at most, until the first lease ends.
+    pub(super) could: u64,
+    pub(super) first_lease_end: u32,
 }
 
-/// Frees at least `need` bytes, or as many as may be.
-pub(super) fn clean(core: &Arc<Core>, need: u64) -> Result<Cleaned, Error> {
+/// Frees `want` bytes, or as many as may be; nothing at all if that is less
+/// than `need`, since then it would help nobody.
+pub(super) fn clean(core: &Arc<Core>, need: u64, want: u64) -> Result<Cleaned, Error> {
     core.volume.check_writable()?;
     let now = core.clock.now();
-    let Survey { units, try_again } = survey(core, now);
-    let plan = plan(units, need);
+    let Survey {
+        units,
+        first_lease_end,
+    } = survey(core, now);
+    let plan = plan(units, want);
+    let mut cleaned = Cleaned {
+        freed: 0,
+        could: plan.freed,
+        first_lease_end,
+    };
+    if plan.freed < need {
+        return Ok(cleaned);
+    }
     let before = core.volume.used();
     for (name, spare) in plan.victims {
         match name {
             Name::Segment(number) => retire_segment(core, number, spare, now)?,
             Name::File(digest) => retire_file(core, &digest, spare, now)?,
         }
-        if before.saturating_sub(core.volume.used()) >= need {
+        cleaned.freed = before.saturating_sub(core.volume.used());
+        if cleaned.freed >= want {
             break;
         }
     }
     core.index.pass_over(&plan.passed_over);
-    let freed = before.saturating_sub(core.volume.used());
-    Ok(Cleaned { freed, try_again })
+    Ok(cleaned)
 }
 
 struct Survey {
     units: Vec<Unit>,
-    /// When the first lease ends.
-    try_again: u32,
+    first_lease_end: u32,
 }
 
 /// Adds up what is where, by claim.
@@ -71,11 +83,11 @@ fn survey(core: &Core, now: u32) -> Survey {
         .map(|segment| (segment.number, whole_segment(segment)))
         .collect();
     let mut files = Vec::new();
-    let mut try_again = TIME_MAX;
+    let mut first_lease_end = TIME_MAX;
     let mut note = |unit: &mut Unit, bytes: u64, uses: &Uses| match claim(core, uses, now) {
         Claim::Leased => {
             unit.leased += bytes;
-            try_again = try_again.min(uses.lease_end().max(core.index.lease_floor()));
+            first_lease_end = first_lease_end.min(uses.lease_end().max(core.index.lease_floor()));
         }
         Claim::Touched => {
             unit.touched += bytes;
@@ -106,7 +118,10 @@ fn survey(core: &Core, now: u32) -> Survey {
     });
     let mut units: Vec<_> = segments.into_values().collect();
     units.append(&mut files);
-    Survey { units, try_again }
+    Survey {
+        units,
+        first_lease_end,
+    }
 }
 
 fn whole_segment(segment: &Segment) -> Unit {

@@ -20,7 +20,7 @@ pub(super) const SHARDS: usize = 64;
 const TOUCHED: u32 = 1 << 31;
 
 /// Where a small blob is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Location {
     pub(super) segment: u32,
     /// In units of 8 bytes.

@@ -112,47 +112,75 @@ impl Keeper {
 
 /// Works until it is stopped.
 pub(super) fn run(core: &Arc<Core>) {
-    let mut barren_until = 0;
+    let mut room = RoomMaker {
+        core,
+        could: u64::MAX,
+        until: 0,
+    };
     while let Some(waiting) = core.keeper.take() {
-        let outcome = make_room(core, &waiting, &mut barren_until);
+        core.volume.refresh_limit();
         for Waiting { bytes, answer } in waiting {
-            let outcome = match &outcome {
-                Ok(()) if core.volume.used().saturating_add(bytes) > core.volume.limit() => {
-                    Err(core.full(bytes))
-                }
-                outcome => outcome.clone(),
-            };
             // One that has gone wants no room.
-            let _ = answer.send(outcome);
+            let _ = answer.send(room.make(bytes));
         }
+        // Before anybody has to wait. A failure is told to the next who asks.
+        let _ = room.clean(
+            0,
+            core.volume.used().saturating_sub(core.volume.high_water()),
+        );
         if core.volume.fenced().is_none() && core.keeper.checkpoint_due(core) {
             write_checkpoint(core);
         }
     }
 }
 
-/// Cleans for those who wait, or down to the high-water mark.
-fn make_room(core: &Arc<Core>, waiting: &[Waiting], barren_until: &mut u32) -> Result<(), Error> {
-    let volume = &core.volume;
-    volume.refresh_limit();
-    let wanted: u64 = waiting.iter().map(|waiting| waiting.bytes).sum();
-    let target = volume
-        .high_water()
-        .min(volume.limit().saturating_sub(wanted));
-    let need = volume.used().saturating_sub(target);
-    if need == 0 || core.clock.now() < *barren_until {
-        return Ok(());
-    }
-    let cleaned = cleaner::clean(core, need)?;
-    if cleaned.freed == 0 {
-        *barren_until = cleaned.try_again;
-    } else {
-        tracing::debug!(bytes = cleaned.freed, "evicted blobs");
-    }
-    Ok(())
+struct RoomMaker<'a> {
+    core: &'a Arc<Core>,
+    /// Most that can be freed, as far as known, before store time `until`: so
+    /// that refusals cost nothing while all is leased.
+    could: u64,
+    until: u32,
 }
 
-fn write_checkpoint(core: &Core) {
+impl RoomMaker<'_> {
+    /// Makes room for a write of `bytes`.
+    fn make(&mut self, bytes: u64) -> Result<(), Error> {
+        let volume = &self.core.volume;
+        let Some(most) = volume.limit().checked_sub(bytes) else {
+            return Err(self.core.full(bytes));
+        };
+        let used = volume.used();
+        let need = used.saturating_sub(most);
+        if need == 0 {
+            return Ok(());
+        }
+        let want = used.saturating_sub(most.min(volume.high_water()));
+        self.clean(need, want)?;
+        match volume.used() <= most {
+            true => Ok(()),
+            false => Err(self.core.full(bytes)),
+        }
+    }
+
+    fn clean(&mut self, need: u64, want: u64) -> Result<(), Error> {
+        let known = self.core.clock.now() < self.until;
+        if want == 0 || (known && (self.could == 0 || self.could < need)) {
+            return Ok(());
+        }
+        let cleaned = cleaner::clean(self.core, need, want)?;
+        (self.could, self.until) = match cleaned.freed {
+            0 if cleaned.could < want => (cleaned.could, cleaned.first_lease_end),
+            _ => (u64::MAX, 0),
+        };
+        if cleaned.freed > 0 {
+            tracing::debug!(bytes = cleaned.freed, "evicted blobs");
+        }
+        Ok(())
+    }
+}
+
+/// Writes a checkpoint of what is durable now.
+pub(super) fn write_checkpoint(core: &Core) {
     let (answer, answered) = oneshot::channel();
     core.queue.push(super::appender::Job::Settle { answer });
     // Without a place to go on from there is no checkpoint; the reason was

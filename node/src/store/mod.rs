@@ -49,6 +49,7 @@ mod config;
 mod core;
 mod eviction;
 mod files;
+pub mod fsck;
 mod index;
 mod keeper;
 mod quarantine;

@@ -8,7 +8,27 @@ use weir_cluster::{
     journal::disk::{Disk, RealDisk},
 };
 
-use super::{LocalStore, StoreConfig};
+use super::{LocalStore, StoreConfig, cleaner, keeper};
+
+mod crash;
+mod eviction;
+mod faults;
+mod model;
+
+impl LocalStore {
+    /// Cleans as the keeper does; returns the bytes freed.
+    pub(super) fn clean(&self, want: u64) -> u64 {
+        let core = self.core.clone();
+        let cleaning = std::thread::spawn(move || cleaner::clean(&core, 0, want).unwrap().freed);
+        cleaning.join().unwrap()
+    }
+
+    pub(super) fn write_checkpoint(&self) {
+        let core = self.core.clone();
+        let writing = std::thread::spawn(move || keeper::write_checkpoint(&core));
+        writing.join().unwrap();
+    }
+}
 
 /// A store so small that segments fill up.
 pub(super) fn small() -> StoreConfig {
