@@ -216,6 +216,73 @@ async fn what_a_failed_sync_left_in_memory_is_written_again() {
     assert_eq!(plain(&open(&cut, 1 << 16).unwrap().1), [b"a", b"b", b"c"]);
 }
 
+/// A record of a torn batch that was itself kept must not come back once others
+/// are written in front of it.
+#[tokio::test]
+async fn what_is_left_of_a_torn_batch_does_not_come_back() {
+    let disk = SimDisk::new();
+    let (journal, _) = open(&disk, 1 << 16).unwrap();
+    append(&journal, vec![record(1, "a")]).await.unwrap();
+    let both = vec![record(1, vec![2; 600]), record(1, vec![3; 600])];
+    let positions = append(&journal, both).await.unwrap();
+    drop(journal);
+    let torn = disk.after_power_cut(usize::MAX, Keep::Nothing);
+    let file = Path::new(DIR).join(&segments(&torn)[0]);
+    let within = u64::from(positions[0].offset) + 100;
+    torn.flip_bits(&file, within, 1).unwrap();
+    let (journal, read) = open(&torn, 1 << 16).unwrap();
+    assert_eq!(plain(&read), [b"a"]);
+    append(&journal, vec![record(1, vec![4; 600])])
+        .await
+        .unwrap();
+    drop(journal);
+    let (_, read) = open(&torn, 1 << 16).unwrap();
+    assert_eq!(plain(&read), [b"a".to_vec(), vec![4; 600]]);
+}
+
+/// Opening writes, too: after any cut, and after a failed sync without one, it
+/// may be cut off anywhere.
+#[tokio::test]
+async fn opening_may_be_cut_off_anywhere() {
+    let disk = SimDisk::new();
+    let (journal, _) = open(&disk, 2300).unwrap();
+    append(&journal, vec![record(FIRST_MARK, vec![9; 700])])
+        .await
+        .unwrap();
+    append(&journal, vec![record(1, vec![1; 1000])])
+        .await
+        .unwrap();
+    append(&journal, vec![record(1, vec![2; 1000])])
+        .await
+        .unwrap();
+    disk.fail_sync(1);
+    append(&journal, vec![record(1, vec![3; 200])])
+        .await
+        .unwrap_err();
+    drop(journal);
+    let mut opened: Vec<(SimDisk, usize)> = (0..=disk.operations())
+        .map(|at| (disk.after_power_cut(at, Keep::Everything), 0))
+        .collect();
+    opened.push((disk.clone(), disk.operations()));
+    for (first, (disk, before)) in opened.iter().enumerate() {
+        let (_, read) = open(disk, 2300).unwrap();
+        for at in *before..=disk.operations() {
+            for seed in 0..40 {
+                let hint = format!("cut {first}, then at {at} with seed {seed}");
+                let cut = disk.after_power_cut(at, Keep::Sampled(seed));
+                let (_, again) = open(&cut, 2300).unwrap_or_else(|error| panic!("{hint}: {error}"));
+                let (read, again) = (plain(&read), plain(&again));
+                // What only memory had after the failed sync may be gone.
+                assert!(
+                    read.starts_with(&again) && again.len() + 1 >= read.len(),
+                    "{hint}"
+                );
+                assert!(*before > 0 || again == read, "{hint}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn damage_in_the_middle_is_refused_wherever_it_is() {
     let disk = SimDisk::new();
