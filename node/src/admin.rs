@@ -73,8 +73,14 @@ impl Admin {
                 node.volume
             ));
         }
-        for node in nodes.iter().filter(|node| node.is_up() && node.volume != "ok") {
-            weaker.push(format!("the volume of {} is not in use: {} (P1)", node.name, node.volume));
+        for node in nodes
+            .iter()
+            .filter(|node| node.is_up() && node.volume != "ok")
+        {
+            weaker.push(format!(
+                "the volume of {} is not in use: {} (P1)",
+                node.name, node.volume
+            ));
         }
         if roles.leader.is_none() {
             weaker.push("no leader is known: pushes and misses wait (P3, P4)".into());
@@ -179,8 +185,11 @@ fn under_replicated(view: &View, nodes: &[NodeStatus]) -> u64 {
         nodes.iter().any(|node| node.id == id && node.is_up())
     };
     let up: BTreeMap<NodeId, bool> = current.nodes().map(|id| (id, is_up(id))).collect();
-    let missing = weir_cluster::Slot::all()
-        .filter(|slot| current.owners(*slot).any(|owner| !up.get(&owner).copied().unwrap_or(false)));
+    let missing = weir_cluster::Slot::all().filter(|slot| {
+        current
+            .owners(*slot)
+            .any(|owner| !up.get(&owner).copied().unwrap_or(false))
+    });
     missing.count() as u64
 }
 
@@ -189,8 +198,14 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
     let leader = admin.consensus.roles().leader;
     match leader {
         Some(_) if volume == "ok" => (StatusCode::OK, "ok\n".into()),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, format!("volume: {volume}\n")),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n".into()),
+        Some(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("volume: {volume}\n"),
+        ),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no leader is known\n".into(),
+        ),
     }
 }
 

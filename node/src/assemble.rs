@@ -8,11 +8,7 @@
 //!   admin port       admin ──► RaftConsensus, View, GrpcPeers, LocalStore
 //! ```
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tonic::service::Routes;
@@ -200,8 +196,18 @@ async fn announce(consensus: &RaftConsensus, me: NodeId, member: &Member) {
         if known.zone != member.zone || known.host != member.host || known.weight != member.weight {
             warn!("zone, host or weight in weir.toml differ from the node table, which counts");
         }
-        let here = [&member.peer_address, &member.client_address, &member.admin_address];
-        if here == [&known.peer_address, &known.client_address, &known.admin_address] {
+        let here = [
+            &member.peer_address,
+            &member.client_address,
+            &member.admin_address,
+        ];
+        if here
+            == [
+                &known.peer_address,
+                &known.client_address,
+                &known.admin_address,
+            ]
+        {
             return;
         }
         let command = Command::Announce {

@@ -94,7 +94,9 @@ pub enum DataDirError {
          start it with the weir that wrote it"
     )]
     OtherFormat { path: PathBuf, found: u32 },
-    #[error("{path} does not say who this node is: {cause}; restore the file, or join anew with an empty folder")]
+    #[error(
+        "{path} does not say who this node is: {cause}; restore the file, or join anew with an empty folder"
+    )]
     Unreadable { path: PathBuf, cause: String },
     #[error("cannot use {path}")]
     Io {
@@ -132,7 +134,8 @@ impl DataDir {
         let mut entries = fs::read_dir(path).map_err(|source| failed(path, source))?;
         // A file system of its own has this folder from the beginning.
         let foreign = entries.any(|entry| {
-            entry.is_ok_and(|entry| entry.file_name() != "lost+found" && entry.file_name() != "LOCK")
+            entry
+                .is_ok_and(|entry| entry.file_name() != "lost+found" && entry.file_name() != "LOCK")
         });
         if foreign {
             let path = path.to_owned();

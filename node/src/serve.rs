@@ -137,7 +137,10 @@ impl Served {
     /// Takes no more requests, and waits a while for those under way.
     async fn stop(mut self) {
         self.stop.cancel();
-        if tokio::time::timeout(DRAIN_LIMIT, &mut self.task).await.is_err() {
+        if tokio::time::timeout(DRAIN_LIMIT, &mut self.task)
+            .await
+            .is_err()
+        {
             self.task.abort();
         }
     }

@@ -86,7 +86,10 @@ impl ClusterStatus {
         out.push_str(&table(head.map(str::to_owned), rows.collect()));
         if self.under_replicated > 0 {
             let slots = self.under_replicated;
-            let _ = writeln!(out, "under-replicated: {slots} of 16384 slots miss an owner");
+            let _ = writeln!(
+                out,
+                "under-replicated: {slots} of 16384 slots miss an owner"
+            );
         }
         for weaker in &self.weaker {
             let _ = writeln!(out, "weaker: {weaker}");
@@ -184,7 +187,10 @@ mod tests {
         };
         let text = status.to_text();
         assert!(text.contains("none (no quorum)"), "{text}");
-        assert!(text.contains("NODE  ZONE  STATE   ROLE    BLOBS  BYTES"), "{text}");
+        assert!(
+            text.contains("NODE  ZONE  STATE   ROLE    BLOBS  BYTES"),
+            "{text}"
+        );
         assert!(text.contains("7 of 16384 slots"), "{text}");
         assert!(text.contains("weaker: P1: only one zone"), "{text}");
     }

@@ -40,14 +40,19 @@ enum Command {
     Join(join::Join),
     Status(status::Status),
     CheckConfig(check_config::CheckConfig),
-
 }
 
 /// Which configuration to use.
 #[derive(Args, Clone)]
 struct ConfigArgs {
     /// The node's configuration file
-    #[arg(long, short, value_name = "FILE", env = "WEIR_CONFIG", default_value = "weir.toml")]
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        env = "WEIR_CONFIG",
+        default_value = "weir.toml"
+    )]
     config: PathBuf,
 
     /// Override a key of the file (may be repeated)
@@ -59,7 +64,12 @@ struct ConfigArgs {
 #[derive(Args, Clone)]
 struct NodeArgs {
     /// Admin address of any node of the cluster
-    #[arg(long, value_name = "URL", env = "WEIR_NODE", default_value = "http://127.0.0.1:8982")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WEIR_NODE",
+        default_value = "http://127.0.0.1:8982"
+    )]
     node: String,
 }
 
@@ -79,7 +89,6 @@ pub fn main() -> ExitCode {
         Command::Join(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
-
     };
     match outcome {
         Ok(code) => code,

@@ -103,7 +103,10 @@ impl Children {
         }
         let mut killed = Vec::new();
         for (name, running) in &mut self.running {
-            if tokio::time::timeout(STOP_LIMIT, running.child.wait()).await.is_err() {
+            if tokio::time::timeout(STOP_LIMIT, running.child.wait())
+                .await
+                .is_err()
+            {
                 running.child.kill().await?;
                 killed.push(name.clone());
             }

@@ -107,7 +107,11 @@ fn config(
         config.store.capacity_bytes = capacity;
     }
     let text = config.to_toml();
-    Ok(Config::parse(&file.display().to_string(), &text, overrides)?)
+    Ok(Config::parse(
+        &file.display().to_string(),
+        &text,
+        overrides,
+    )?)
 }
 
 /// A loopback address: at the given port, or at one that is free now.

@@ -231,7 +231,10 @@ async fn wait<T>(
             return Ok(answer);
         }
         if let Some((name, how)) = children.any_ended()? {
-            bail!("{name} ended {how}; its log: {}", children.log(&name).display());
+            bail!(
+                "{name} ended {how}; its log: {}",
+                children.log(&name).display()
+            );
         }
         if Instant::now() > end {
             let limit = READY_LIMIT.as_secs();
@@ -249,7 +252,9 @@ fn write_dev_file(dir: &Path, layout: &Layout, children: &Children) -> anyhow::R
             Ok(DevFileNode {
                 name: node.name().to_owned(),
                 zone: node.config.node.zone.clone(),
-                pid: children.pid(node.name()).context("every node was started")?,
+                pid: children
+                    .pid(node.name())
+                    .context("every node was started")?,
                 client: node.client_url(),
                 admin: node.admin_url(),
                 dir: node.dir.clone(),
