@@ -315,7 +315,9 @@ impl Appender {
         }
         if let Err(error) = sealed {
             volume.fence("cannot seal a segment", &error);
+            return;
         }
+        active.set_active(false);
     }
 
     fn settle(&self) -> Result<Location, Error> {

@@ -74,12 +74,11 @@ struct Survey {
 
 /// Adds up what is where, by claim.
 fn survey(core: &Core, now: u32) -> Survey {
-    let active = core.segments.newest();
     let mut segments: HashMap<u32, Unit> = core
         .segments
         .all()
         .iter()
-        .filter(|segment| Some(segment.number) != active)
+        .filter(|segment| !segment.is_active())
         .map(|segment| (segment.number, whole_segment(segment)))
         .collect();
     let mut files = Vec::new();
@@ -91,7 +90,7 @@ fn survey(core: &Core, now: u32) -> Survey {
         }
         Claim::Touched => {
             unit.touched += bytes;
-            unit.last_use = unit.last_use.max(uses.access());
+            unit.last_touch = unit.last_touch.max(uses.access());
         }
         Claim::Cold => unit.last_use = unit.last_use.max(uses.access()),
     };
@@ -108,6 +107,7 @@ fn survey(core: &Core, now: u32) -> Survey {
                 leased: 0,
                 touched: 0,
                 last_use: 0,
+                last_touch: 0,
             };
             let bytes = unit.bytes;
             note(&mut unit, bytes, &entry.uses);
@@ -131,6 +131,7 @@ fn whole_segment(segment: &Segment) -> Unit {
         leased: 0,
         touched: 0,
         last_use: 0,
+        last_touch: 0,
     }
 }
 

@@ -32,8 +32,10 @@ pub(super) struct Unit {
     pub(super) leased: u64,
     /// Of these, with a second chance.
     pub(super) touched: u64,
-    /// Latest use of what would go, in store time.
+    /// Latest use of what is neither leased nor touched, in store time.
     pub(super) last_use: u32,
+    /// Latest use of what is touched and not leased.
+    pub(super) last_touch: u32,
 }
 
 /// Which of a unit's blobs survive its removal.
@@ -55,7 +57,6 @@ pub(super) struct Plan {
 
 /// Plans to free at least `need` bytes; frees less if there is no more to free.
 pub(super) fn plan(mut units: Vec<Unit>, need: u64) -> Plan {
-    units.sort_by_key(|unit| unit.last_use);
     let mut plan = Plan::default();
     let mut horizon = 0;
     for (spare, least) in [
@@ -63,20 +64,21 @@ pub(super) fn plan(mut units: Vec<Unit>, need: u64) -> Plan {
         (Spare::LeasedAndTouched, YIELD_LEAST),
         (Spare::Leased, YIELD_LEAST),
     ] {
+        units.sort_by_key(|unit| unit.use_of_the_gone(spare));
         units.retain(|unit| {
             let gain = unit.gain(spare);
             let chosen = plan.freed < need && gain > 0 && gain >= unit.bytes / least;
             if chosen {
                 plan.freed += gain;
                 plan.victims.push((unit.name, spare));
-                horizon = horizon.max(unit.last_use);
+                horizon = horizon.max(unit.use_of_the_gone(spare));
             }
             !chosen
         });
     }
     plan.passed_over = units
         .iter()
-        .filter(|unit| unit.touched > 0 && unit.last_use <= horizon)
+        .filter(|unit| unit.touched > 0 && unit.last_touch <= horizon)
         .filter_map(|unit| match unit.name {
             Name::File(digest) => Some(digest),
             Name::Segment(_) => None,
@@ -93,6 +95,13 @@ impl Unit {
         };
         self.bytes.saturating_sub(kept)
     }
+
+    fn use_of_the_gone(&self, spare: Spare) -> u32 {
+        match spare {
+            Spare::LeasedAndTouched => self.last_use,
+            Spare::Leased => self.last_use.max(self.last_touch),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +114,8 @@ mod tests {
             bytes: 100,
             leased,
             touched,
-            last_use,
+            last_use: if touched < 100 { last_use } else { 0 },
+            last_touch: if touched > 0 { last_use } else { 0 },
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     sync::{
         Arc, RwLock,
         atomic::{
-            AtomicU32, AtomicU64,
+            AtomicBool, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -39,6 +39,8 @@ pub(super) struct Segment {
     pub(super) allocated: u64,
     /// Where its durable records end.
     end: AtomicU64,
+    /// Whether it is the one that grows.
+    active: AtomicBool,
 }
 
 /// All segments by number.
@@ -55,6 +57,7 @@ impl Segment {
             file,
             allocated,
             end: AtomicU64::new(end),
+            active: AtomicBool::new(false),
         }
     }
 
@@ -72,11 +75,21 @@ impl Segment {
             let _ = disk.remove(&path);
             return Err(error);
         }
-        Ok(Self::new(number, file, allocated, SEGMENT_HEADER))
+        let segment = Self::new(number, file, allocated, SEGMENT_HEADER);
+        segment.set_active(true);
+        Ok(segment)
     }
 
     pub(super) fn end(&self) -> u64 {
         self.end.load(Acquire)
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Acquire)
+    }
+
+    pub(super) fn set_active(&self, active: bool) {
+        self.active.store(active, Release);
     }
 
     pub(super) fn set_end(&self, end: u64) {
@@ -99,11 +112,6 @@ impl Segments {
     /// All of them, oldest first.
     pub(super) fn all(&self) -> Vec<Arc<Segment>> {
         self.read().values().cloned().collect()
-    }
-
-    /// The number of the newest: the only one that may still grow.
-    pub(super) fn newest(&self) -> Option<u32> {
-        self.read().keys().next_back().copied()
     }
 
     pub(super) fn insert(&self, segment: Arc<Segment>) {

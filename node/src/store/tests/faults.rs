@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use bytes::Bytes;
 use weir_cluster::{
     Digest, Error,
-    blob::{BlobStore, ByteRange, Lease, Put, collect, conformance::sample, put_bytes},
+    blob::{BlobStore, ByteRange, Lease, Put, Verified, collect, conformance::sample, put_bytes},
     journal::{
         disk::Disk,
         sim_disk::{Keep, SimDisk},
@@ -13,7 +13,11 @@ use weir_cluster::{
 };
 
 use super::{
-    super::{LocalStore, OpenError, checkpoint, files, fsck, segments},
+    super::{
+        LocalStore, OpenError, checkpoint, files, fsck,
+        record::{Header, Prepared},
+        segments,
+    },
     small,
 };
 
@@ -230,6 +234,33 @@ async fn an_upload_that_is_dropped_leaves_no_file_and_no_room_taken() {
     assert_eq!(disk.list(Path::new(files::TEMP_DIR)).unwrap(), []);
     assert_eq!(store.core.volume.used(), used);
     drop(all);
+}
+
+#[tokio::test]
+async fn a_record_forged_inside_a_blob_is_never_believed() {
+    // A record whose checksums are right and whose digest is a lie.
+    let forged = Digest::of(b"the true bytes");
+    let lie = Prepared::new(Verified::of(Bytes::from_static(b"something else")), 0);
+    let mut header = lie.header.clone();
+    header[24..56].copy_from_slice(&forged.hash);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..20]), &header[24..]);
+    header[20..24].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(Header::parse(&header).unwrap().digest, forged);
+    let mut body = header;
+    body.extend_from_slice(b"something else");
+    body.resize(200, 0);
+
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let outer = put_bytes(&*store, body.into()).await.unwrap();
+    let after = put_bytes(&*store, sample(1, 500)).await.unwrap();
+    drop(store);
+    let disk = disk.after_power_cut(disk.operations(), Keep::Nothing);
+    disk.flip_bits(&segments::path(1), 16, 1).unwrap();
+    let store = open(&disk).unwrap();
+    let wanted = [outer, forged, after];
+    let missing = store.find_missing(&wanted, Lease::SHORT).await.unwrap();
+    assert_eq!(missing, [0, 1]);
 }
 
 #[tokio::test]
