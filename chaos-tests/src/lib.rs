@@ -1,1 +1,30 @@
-//! x
+//! Clusters of real `weir` processes on this machine, under real clients.
+//!
+//! ```text
+//!  Trial ── watchdog, progress lines, a directory, the list of process groups
+//!    ├── Cluster ── `weir dev`, its nodes, kill -9, start again, stop
+//!    └── Machine ── one developer's machine: a BuildStream with caches of its own
+//! ```
+//!
+//! Promises of this crate, whatever happens to a test:
+//!
+//! - nothing waits without a bound, and a wait that ran out says what it
+//!   waited for;
+//! - a trial that ends, by success, error, panic or the watchdog, leaves no
+//!   process behind that it started;
+//! - a trial that fails keeps its directory and says where it is.
+//!
+//! Not promised: timing. No test here asserts how long anything took.
+
+pub mod buildstream;
+pub mod cluster;
+pub mod process;
+pub mod program;
+pub mod seeded;
+pub mod tree;
+pub mod trial;
+pub mod wait;
+pub mod workload;
+
+pub use cluster::{Cluster, Options};
+pub use trial::Trial;

@@ -1,1 +1,161 @@
-//! Which members vote, and when a joining member becomes active.
+//! Which members vote in Raft.
+//!
+//! Pure policy; the leader's loop ([`crate::raft`]) carries it out. Rules, in
+//! order of weight:
+//!
+//! - at most [`MOST_VOTERS`], and an odd number where that costs no zone: an
+//!   even number survives no more losses than one fewer;
+//! - spread over zones, so that with three zones or more no zone holds a
+//!   majority;
+//! - present voters stay, since each change is a risk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    NodeId,
+    state::{ClusterState, MemberStatus},
+};
+
+/// Five survive the loss of any two; more only slow each write down.
+pub const MOST_VOTERS: usize = 5;
+
+/// The members that should vote, out of those that `able` says keep up.
+/// Draining members leave; present voters that are members stay even while
+/// they are not able, as long as nobody better can take their place.
+#[must_use]
+pub fn choose_voters(
+    state: &ClusterState,
+    present: &BTreeSet<NodeId>,
+    able: &BTreeSet<NodeId>,
+) -> BTreeSet<NodeId> {
+    let mut by_zone: BTreeMap<&str, Vec<(Rank, NodeId)>> = BTreeMap::new();
+    for (id, member) in &state.members {
+        let rank = Rank {
+            unable: !able.contains(id),
+            newcomer: !present.contains(id),
+        };
+        let stays = member.status != MemberStatus::Draining;
+        if stays && !(rank.unable && rank.newcomer) {
+            by_zone.entry(&member.zone).or_default().push((rank, *id));
+        }
+    }
+    for zone in by_zone.values_mut() {
+        zone.sort();
+    }
+    let candidates: usize = by_zone.values().map(Vec::len).sum();
+    let mut wanted = odd(candidates.min(MOST_VOTERS));
+    loop {
+        let chosen = pick(&by_zone, wanted);
+        let most_in_a_zone = by_zone
+            .values()
+            .map(|zone| zone.iter().filter(|(_, id)| chosen.contains(id)).count())
+            .max()
+            .unwrap_or(0);
+        let needless = by_zone.len() >= 3 && wanted > 3 && 2 * most_in_a_zone > wanted;
+        if !needless {
+            return chosen;
+        }
+        // One zone would hold a majority; fewer voters spread better.
+        wanted -= 2;
+    }
+}
+
+/// Round by round the best left in each zone, the better ones first.
+fn pick(by_zone: &BTreeMap<&str, Vec<(Rank, NodeId)>>, wanted: usize) -> BTreeSet<NodeId> {
+    let mut chosen = BTreeSet::new();
+    for round in 0.. {
+        let mut in_round: Vec<_> = by_zone
+            .values()
+            .filter_map(|zone| zone.get(round))
+            .collect();
+        let room = wanted - chosen.len();
+        if in_round.is_empty() || room == 0 {
+            break;
+        }
+        in_round.sort();
+        chosen.extend(in_round.into_iter().take(room).map(|(_, id)| *id));
+    }
+    chosen
+}
+
+/// Lower is better.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    unable: bool,
+    newcomer: bool,
+}
+
+fn odd(count: usize) -> usize {
+    count - usize::from(count > 0 && count.is_multiple_of(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::tests::member;
+
+    fn state(zones: &[usize]) -> ClusterState {
+        let mut state = ClusterState::default();
+        for (index, zone) in zones.iter().enumerate() {
+            let id = index as u64 + 1;
+            let row = member(&format!("n{id}"), &format!("z{zone}"));
+            state.members.insert(NodeId(id), row);
+        }
+        state
+    }
+
+    fn ids(numbers: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
+        numbers.into_iter().map(NodeId).collect()
+    }
+
+    #[test]
+    fn voters_are_odd_spread_and_kept() {
+        let three = state(&[0, 1, 2]);
+        let all = ids(1..=3);
+        assert_eq!(choose_voters(&three, &ids([1]), &all), all);
+        // Two nodes: one voter, as two survive no loss either.
+        assert_eq!(
+            choose_voters(&state(&[0, 1]), &ids([1]), &ids([1, 2])),
+            ids([1])
+        );
+        // Six nodes in three zones: five voters, two zones with two of them.
+        let six = state(&[0, 1, 2, 0, 1, 2]);
+        assert_eq!(choose_voters(&six, &all, &ids(1..=6)).len(), 5);
+        // A voter that is down stays while nobody can take its place …
+        assert_eq!(choose_voters(&three, &all, &ids([1, 2])), all);
+        // … and goes when somebody in its zone can.
+        assert_eq!(
+            choose_voters(&state(&[0, 1, 2, 2]), &all, &ids([1, 2, 4])),
+            ids([1, 2, 4])
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_zone_has_a_majority_when_three_can_share(
+            zones in proptest::collection::vec(0usize..4, 1..12),
+            present in 0u64..4096,
+            down in 0u64..4096,
+        ) {
+            let state = state(&zones);
+            let of = |mask: u64| ids((1..=zones.len() as u64).filter(|id| mask >> id & 1 == 1));
+            let (present, able) = (of(present), of(!down));
+            let chosen = choose_voters(&state, &present, &able);
+            prop_assert!(chosen.len() <= MOST_VOTERS);
+            prop_assert!(chosen.is_empty() || chosen.len() % 2 == 1);
+            prop_assert!(chosen.iter().all(|id| able.contains(id) || present.contains(id)));
+            // Choosing again changes nothing.
+            prop_assert_eq!(&choose_voters(&state, &chosen, &able), &chosen);
+            let zone = |id: &NodeId| zones[id.0 as usize - 1];
+            let usable: BTreeSet<_> = able.union(&present).map(zone).collect();
+            if usable.len() >= 3 && chosen.len() >= 3 {
+                for of_zone in &usable {
+                    let count = chosen.iter().filter(|id| zone(id) == *of_zone).count();
+                    prop_assert!(2 * count < chosen.len(), "zone {of_zone} in {chosen:?}");
+                }
+            }
+        }
+    }
+}

@@ -7,6 +7,16 @@
 //! Every call is bounded in time by the implementation: silence becomes
 //! [`Error::Unreachable`].
 
+mod batch;
+pub mod client;
+pub mod dial;
+pub mod faulty_peers;
+pub mod identity;
+pub(crate) mod link;
+pub mod server;
+mod upload;
+pub mod wire;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 

@@ -1,1 +1,336 @@
-//! Members and placements at one moment, as a value.
+//! A view: members and placement at one moment, as one immutable value.
+//!
+//! Requests and repair read the view they began with; no request asks Raft who
+//! owns a blob. Invariants:
+//!
+//! - placements are newest first; the first is the one that writes go to;
+//! - a placement is computed once for each epoch and shared by later views;
+//! - every number that a verb needs (copies, write quorum, lease) comes from
+//!   here, already cut down to what the nodes allow.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+pub use super::watch::{at_least, watch};
+
+use super::{Placement, REPLICA_LIMIT};
+use crate::{
+    ClusterId, Digest, Epoch, NodeId,
+    blob::Lease,
+    replication::quorum::Need,
+    state::{ClusterState, Member, MemberStatus},
+};
+
+/// Nodes that may hold a blob under one placement, counted from its first
+/// owner: writers look no further for stand-ins, and so readers need not
+/// either. More than that many nodes down at once is no quorum.
+pub const REACH: usize = 32;
+
+/// What a node knows of the cluster. Cheap to clone as `Arc<View>`.
+#[derive(Debug)]
+pub struct View {
+    me: NodeId,
+    state: Arc<ClusterState>,
+    placements: Vec<Arc<Placement>>,
+}
+
+/// Where to look for a blob, in the order that depends on agreement alone.
+/// [`crate::replication::read_order`] sorts it by distance.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Holders {
+    /// Owners in the current epoch.
+    pub owners: Vec<NodeId>,
+    /// Owners in older epochs only, newer epochs first: they hold the blob until
+    /// the handoff is done.
+    pub former: Vec<NodeId>,
+    /// Nodes that may stand in for owners, and last the members that own nothing
+    /// in this view: a newer epoch, not seen here yet, may have made them owners.
+    pub stand_ins: Vec<NodeId>,
+}
+
+impl View {
+    /// The view of node `me`. Takes over the placements that `previous` has.
+    #[must_use]
+    pub fn from_state(me: NodeId, state: &Arc<ClusterState>, previous: Option<&Self>) -> Self {
+        let known = |epoch: Epoch| {
+            let known = previous?.placements.iter();
+            known.clone().find(|known| known.epoch() == epoch).cloned()
+        };
+        let placements = state
+            .epochs
+            .iter()
+            .rev()
+            .map(|plan| known(plan.epoch).unwrap_or_else(|| Arc::new(Placement::compute(plan))))
+            .collect();
+        Self {
+            me,
+            state: Arc::clone(state),
+            placements,
+        }
+    }
+
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.state.cluster
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &Arc<ClusterState> {
+        &self.state
+    }
+
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.state.members.get(&node)
+    }
+
+    /// The zone of a member; of a node that left, the zone it had.
+    #[must_use]
+    pub fn zone(&self, node: NodeId) -> Option<&str> {
+        if let Some(member) = self.member(node) {
+            return Some(&member.zone);
+        }
+        self.placements
+            .iter()
+            .find_map(|placement| Some(&*placement.zones()[placement.zone(node)?]))
+    }
+
+    /// Placements of the epochs that are alive, newest first.
+    #[must_use]
+    pub fn placements(&self) -> &[Arc<Placement>] {
+        &self.placements
+    }
+
+    /// The placement that writes go to; none before the cluster has begun.
+    #[must_use]
+    pub fn current(&self) -> Option<&Placement> {
+        self.placements.first().map(|placement| &**placement)
+    }
+
+    /// The current epoch; zero before the cluster has begun.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.current().map_or(Epoch(0), Placement::epoch)
+    }
+
+    /// Whether this node alone holds every blob, so that no peer is to be asked.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        matches!(&*self.placements, [only] if only.nodes().eq([self.me]))
+    }
+
+    /// Owners of a blob in the current epoch, in ring order.
+    pub fn owners(&self, digest: Digest) -> impl ExactSizeIterator<Item = NodeId> + Clone + '_ {
+        // `None` and an empty placement look alike: no owners.
+        let owners = self.current().map(|current| current.owners(digest.slot()));
+        let count = owners.as_ref().map_or(0, ExactSizeIterator::len);
+        Counted {
+            inner: owners.into_iter().flatten(),
+            count,
+        }
+    }
+
+    #[must_use]
+    pub fn owns(&self, node: NodeId, digest: Digest) -> bool {
+        self.owners(digest).any(|owner| owner == node)
+    }
+
+    /// Nodes that take a blob's writes when owners are down, first to last.
+    #[must_use]
+    pub fn stand_ins(&self, digest: Digest) -> Vec<NodeId> {
+        let Some(current) = self.current() else {
+            return Vec::new();
+        };
+        let mut stand_ins = current.stand_ins(digest.slot());
+        stand_ins.truncate(REACH.saturating_sub(current.width()));
+        stand_ins
+    }
+
+    /// Every node that may hold a blob. Walks the ring of each epoch: for reads
+    /// that the owners could not serve.
+    #[must_use]
+    pub fn holders(&self, digest: Digest) -> Holders {
+        let slot = digest.slot();
+        let owners: Vec<_> = self.owners(digest).collect();
+        let mut former = Vec::new();
+        for placement in self.placements.iter().skip(1) {
+            for node in placement.owners(slot) {
+                if !owners.contains(&node) && !former.contains(&node) {
+                    former.push(node);
+                }
+            }
+        }
+        let mut stand_ins = Vec::new();
+        let mut add = |node: NodeId| {
+            let known = [&owners, &former, &stand_ins];
+            if !known.iter().any(|list| list.contains(&node)) {
+                stand_ins.push(node);
+            }
+        };
+        for placement in &self.placements {
+            let reach = REACH.saturating_sub(placement.width());
+            let further = placement.stand_ins(slot);
+            further.into_iter().take(reach).for_each(&mut add);
+        }
+        let placed = |node: &NodeId| self.placements.iter().any(|p| p.contains(*node));
+        let outside = self.state.members.keys().filter(|node| !placed(node));
+        outside.copied().take(REACH).for_each(&mut add);
+        Holders {
+            owners,
+            former,
+            stand_ins,
+        }
+    }
+
+    /// A node's zone as a number, for counting zones of the current epoch.
+    #[must_use]
+    pub fn zone_number(&self, node: NodeId) -> Option<usize> {
+        self.current()?.zone(node)
+    }
+
+    /// What makes a write of this blob durable: W acks, or as many as there are
+    /// owners, from min(W, zones of the owners) zones.
+    #[must_use]
+    pub fn need(&self, digest: Digest) -> Need {
+        Need::new(
+            self.state.settings.write_quorum as usize,
+            self.owners(digest).map(|owner| self.zone_number(owner)),
+        )
+    }
+
+    /// Copies of each blob (R), cut down to the nodes there are.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        self.current().map_or(0, Placement::width)
+    }
+
+    /// Durable copies before a write is answered (W), cut down to R.
+    #[must_use]
+    pub fn write_quorum(&self) -> usize {
+        (self.state.settings.write_quorum as usize).clamp(1, self.replicas().max(1))
+    }
+
+    /// What finding, uploading and reading a blob renew its lease by.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease {
+            seconds: self.state.settings.lease_seconds,
+        }
+    }
+
+    /// Which promises are weaker than configured and why, one sentence each.
+    #[must_use]
+    pub fn weaker(&self) -> Vec<String> {
+        let Some(current) = self.current() else {
+            return vec!["no node takes part yet: nothing can be stored".into()];
+        };
+        let settings = &self.state.settings;
+        let (nodes, zones) = (current.nodes().len(), current.zones().len());
+        let (replicas, quorum) = (settings.replicas as usize, settings.write_quorum as usize);
+        let mut weaker = Vec::new();
+        if replicas > current.width() {
+            let why = if nodes > current.width() {
+                format!("more than {REPLICA_LIMIT} are not supported")
+            } else {
+                format!("the cluster has {}", plural(nodes, "node"))
+            };
+            weaker.push(format!(
+                "blobs have {} instead of {replicas}: {why} (P1, P2)",
+                plural(current.width(), "copy"),
+            ));
+        }
+        if quorum > current.width() {
+            weaker.push(format!(
+                "uploads are answered at {} instead of {quorum}: the cluster has {} (P1)",
+                plural(current.width(), "copy"),
+                plural(nodes, "node"),
+            ));
+        }
+        if zones < replicas.min(nodes) {
+            let loss = if zones == 1 {
+                "the loss of the zone loses blobs"
+            } else {
+                "the loss of one zone may leave a single copy"
+            };
+            weaker.push(format!(
+                "copies share zones: {} for {}; {loss} (P2)",
+                plural(zones, "zone"),
+                plural(current.width(), "copy"),
+            ));
+        }
+        let hosts: std::collections::BTreeSet<_> = self.hosts().collect();
+        if hosts.len() < current.width() {
+            weaker.push(format!(
+                "copies share machines: {} for {} (P2)",
+                plural(hosts.len(), "host"),
+                plural(current.width(), "copy"),
+            ));
+        }
+        if self.placements.len() > 1 {
+            weaker.push(format!(
+                "blobs move to epoch {} while {} older stay in use: some have fewer than {} copies at their new owners (P2)",
+                self.epoch(),
+                plural(self.placements.len() - 1, "epoch"),
+                current.width(),
+            ));
+        }
+        weaker.extend(self.stay_outside(current));
+        weaker
+    }
+
+    /// Hosts of the current epoch; a node without a label is a host of its own.
+    fn hosts(&self) -> impl Iterator<Item = (Option<NodeId>, &str)> {
+        let shares = self.state.epochs.last().map(|plan| plan.nodes.iter());
+        shares.into_iter().flatten().map(|(id, share)| {
+            let own = share.host.is_empty().then_some(*id);
+            (own, &*share.host)
+        })
+    }
+
+    fn stay_outside<'a>(&'a self, current: &'a Placement) -> impl Iterator<Item = String> + 'a {
+        let mut joining: BTreeMap<&str, u32> = BTreeMap::new();
+        for (id, member) in &self.state.members {
+            if member.status == MemberStatus::Active && !current.contains(*id) {
+                *joining.entry(&member.name).or_default() += 1;
+            }
+        }
+        joining
+            .into_keys()
+            .map(|name| format!("node {name} is active but owns nothing in this epoch (P2)"))
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    match (count, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {noun}s"),
+    }
+}
+
+/// A flattened iterator whose length is known.
+#[derive(Clone)]
+struct Counted<I> {
+    inner: I,
+    count: usize,
+}
+
+impl<I: Iterator> Iterator for Counted<I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        let item = self.inner.next()?;
+        self.count -= 1;
+        Some(item)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count, Some(self.count))
+    }
+}
+
+impl<I: Iterator> ExactSizeIterator for Counted<I> {}

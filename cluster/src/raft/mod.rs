@@ -1,17 +1,37 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+mod config;
+mod consensus;
+mod forms;
+mod leader;
+mod log_store;
 pub mod memory;
+mod network;
+mod rows;
+mod server;
+mod snapshot;
+mod state_machine;
+pub mod types;
+pub mod wire;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use config::RaftConfig;
+pub use consensus::{RaftConsensus, Setup, StartError};
+pub use log_store::{LogConfig, LogStore};
+pub use server::Service;
+
 use crate::{
     Error,
     state::{ClusterState, Command, Ref, RefKey, Response},
 };
+
+/// openraft as it is run here.
+type Raft = openraft::Raft<types::TypeConfig, state_machine::StateMachine>;
 
 /// What the nodes agree on.
 ///

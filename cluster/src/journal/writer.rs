@@ -1,0 +1,227 @@
+//! The thread that writes: batches, syncs, new segments, removal.
+
+use std::{
+    io::{self, IoSlice},
+    sync::{Arc, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{
+    Done, JournalError, Position, Record, Shared,
+    disk::DiskFile,
+    record::{self, ALIGNMENT},
+    segment,
+    tail::{Marks, Tail, ZEROS, create_segment},
+};
+
+/// A batch is written when it has this many bytes, so that the first to wait
+/// is not held up for long.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Commands taken from the queue at once.
+const COMMANDS_AT_ONCE: usize = 1024;
+
+pub(super) enum Command {
+    Append {
+        records: Vec<Record>,
+        done: Done,
+        _room: OwnedSemaphorePermit,
+    },
+    RemoveBefore {
+        segment: u64,
+        done: Done,
+    },
+}
+
+/// A batch being put together.
+#[derive(Default)]
+struct Batch {
+    records: Vec<([u8; record::HEADER_BYTES], Vec<u8>)>,
+    bytes: usize,
+    /// Appends that are complete once this batch is synced, in order.
+    finished: Vec<(Done, Vec<Position>, OwnedSemaphorePermit)>,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    tail: Tail,
+    marks: Marks,
+    batch: Batch,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, tail: Tail, marks: Marks) -> Self {
+        Self {
+            shared,
+            tail,
+            marks,
+            batch: Batch::default(),
+        }
+    }
+
+    /// Works until the journal is dropped.
+    pub(super) fn run(mut self, mut queue: mpsc::UnboundedReceiver<Command>) {
+        let mut commands = Vec::new();
+        while queue.blocking_recv_many(&mut commands, COMMANDS_AT_ONCE) > 0 {
+            for command in commands.drain(..) {
+                self.perform(command);
+            }
+            self.flush();
+        }
+    }
+
+    fn perform(&mut self, command: Command) {
+        match command {
+            Command::Append {
+                records,
+                done,
+                _room: room,
+            } => {
+                let positions = records
+                    .into_iter()
+                    .map(|record| self.push(record))
+                    .collect();
+                self.batch.finished.push((done, positions, room));
+            }
+            Command::RemoveBefore { segment, done } => {
+                self.flush();
+                let removed =
+                    self.guarded("remove a segment", |writer| writer.remove_before(segment));
+                done(removed.map(|()| Vec::new()));
+            }
+        }
+    }
+
+    /// Puts a record in the batch; its position holds only if the journal is not fenced.
+    fn push(&mut self, record: Record) -> Position {
+        let stored = record::stored_len(record.payload.len());
+        let end = self.tail.end + (self.batch.bytes + stored) as u64;
+        let is_full = end > self.shared.config.segment_bytes;
+        if is_full || self.batch.bytes + stored > BATCH_BYTES {
+            self.flush();
+        }
+        // Even a record larger than a segment fits a fresh one.
+        if is_full && !self.tail.is_fresh() {
+            // On an error the journal is fenced; the record is then not written.
+            let _ = self.guarded("begin a segment", Self::begin_segment);
+        }
+        let batch = self.tail.end as u32;
+        let offset = batch + self.batch.bytes as u32;
+        let position = Position {
+            segment: self.tail.sequence,
+            offset,
+            len: record.payload.len() as u32,
+        };
+        let header = record::header(self.tail.sequence, offset, batch, &record);
+        if record::is_mark(record.kind.get()) {
+            self.marks.insert(record.kind.get(), record.payload.clone());
+        }
+        self.batch.bytes += stored;
+        self.batch.records.push((header, record.payload));
+        position
+    }
+
+    /// Writes and syncs the batch, and tells those who wait for it.
+    fn flush(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        let mut written = Ok(());
+        if !batch.records.is_empty() {
+            written = self.guarded("write", |writer| writer.write(&batch));
+        } else if let Some(error) = self.shared.fenced.get() {
+            written = Err(error.clone());
+        }
+        for (done, positions, room) in batch.finished {
+            drop(room);
+            done(written.clone().map(|()| positions));
+        }
+    }
+
+    fn write(&mut self, batch: &Batch) -> io::Result<()> {
+        let file = self.current()?;
+        let mut parts = Vec::with_capacity(batch.records.len() * 3);
+        for (header, payload) in &batch.records {
+            let padding = payload.len().next_multiple_of(ALIGNMENT) - payload.len();
+            parts.push(IoSlice::new(header));
+            parts.push(IoSlice::new(payload));
+            if padding > 0 {
+                parts.push(IoSlice::new(&ZEROS[..padding]));
+            }
+        }
+        self.tail.write(&*file, &parts, batch.bytes as u64)?;
+        file.sync()?;
+        self.tail.end += batch.bytes as u64;
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> io::Result<()> {
+        let sequence = self.tail.sequence + 1;
+        let shared = &self.shared;
+        let (file, tail) = create_segment(
+            &*shared.disk,
+            &shared.config,
+            sequence,
+            self.tail.end,
+            &self.marks,
+        )?;
+        let mut segments = shared
+            .segments
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        segments.insert(sequence, file);
+        drop(segments);
+        self.tail = tail;
+        Ok(())
+    }
+
+    /// One by one and oldest first, so that a crash leaves no gap.
+    fn remove_before(&mut self, segment: u64) -> io::Result<()> {
+        let shared = &self.shared;
+        let segment = segment.min(self.tail.sequence);
+        let old: Vec<u64> = {
+            let segments = shared.segments.read();
+            let segments = segments.unwrap_or_else(PoisonError::into_inner);
+            segments
+                .range(..segment)
+                .map(|(sequence, _)| *sequence)
+                .collect()
+        };
+        for sequence in old {
+            let dir = &shared.config.dir;
+            shared.disk.remove(&segment::path(dir, sequence))?;
+            shared.disk.sync_dir(dir)?;
+            let mut segments = shared
+                .segments
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            segments.remove(&sequence);
+        }
+        Ok(())
+    }
+
+    fn current(&self) -> io::Result<Arc<dyn DiskFile>> {
+        let segments = self.shared.segments.read();
+        let segments = segments.unwrap_or_else(PoisonError::into_inner);
+        let file = segments.get(&self.tail.sequence).cloned();
+        file.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Does nothing on a fenced journal, and fences it on the first error.
+    fn guarded(
+        &mut self,
+        doing: &'static str,
+        act: impl FnOnce(&mut Self) -> io::Result<()>,
+    ) -> Result<(), JournalError> {
+        if let Some(error) = self.shared.fenced.get() {
+            return Err(error.clone());
+        }
+        act(self).map_err(|error| {
+            tracing::error!(%error, doing, "journal is out of use after an i/o error");
+            let error = JournalError::Fenced {
+                doing,
+                source: Arc::new(error),
+            };
+            self.shared.fenced.get_or_init(|| error).clone()
+        })
+    }
+}

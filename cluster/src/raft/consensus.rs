@@ -1,0 +1,507 @@
+//! [`Consensus`] by Raft.
+//!
+//! ```text
+//!   propose ─► queue ─► batches, a few under way ─► leader: client_write_many
+//!                                                └► other:  one Forward message
+//!   barrier ─► queue ─► rounds, one under way    ─► leader: read index
+//!                                                └► other:  one ReadIndex message
+//! ```
+//!
+//! Invariants: a proposal keeps its request id however often it is sent, so it
+//! is applied once; a caller is answered when its entry is applied here; a
+//! barrier is answered by a round that began after it was asked for.
+//!
+//! Raft runs on threads of its own, so that no amount of blob traffic delays a
+//! heartbeat.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage};
+use rand::{Rng, seq::IteratorRandom};
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use weir_proto::cluster::raft_server::RaftServer;
+
+use super::{
+    Consensus, Raft, RaftConfig, Roles,
+    forms::{ForwardAnswer, Forwarded, ReadIndexAnswer},
+    leader,
+    network::Network,
+    server::{self, Service},
+    state_machine::StateMachine,
+    types::{Proposal, RaftNode, TypeConfig},
+};
+use crate::{
+    ClusterId, Error, NodeId,
+    journal::disk::Disk,
+    peer::dial::Dial,
+    state::{ClusterState, Command, Member, Ref, RefKey, RequestId, Response, Settings},
+    words::error::Shortfall,
+};
+
+/// Proposals that wait; beyond it callers are held back.
+const QUEUE_LIMIT: usize = 8_192;
+/// Proposals in one batch: one message and one fsync.
+const BATCH_LIMIT: usize = 256;
+/// Batches under way. More would only queue at the leader.
+const BATCHES_IN_FLIGHT: usize = 8;
+
+/// Before a batch or a round is tried again, at least and at most.
+const RETRY_LEAST: Duration = Duration::from_millis(20);
+const RETRY_MOST: Duration = Duration::from_millis(200);
+
+/// How long one message to the leader may take. Less than the patience of
+/// callers, so that a leader that is silent is not waited for alone.
+const LEADER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a leader that stops waits for another to take over.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why Raft could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the applied state cannot be opened")]
+    State(#[source] io::Error),
+    #[error("raft cannot start: {0}")]
+    Raft(#[from] Box<Fatal<TypeConfig>>),
+    #[error("raft settings do not fit: {0}")]
+    Config(String),
+    #[error("threads for raft cannot be started")]
+    Threads(#[source] io::Error),
+}
+
+/// What a node brings along to take part.
+pub struct Setup {
+    pub cluster: ClusterId,
+    pub me: NodeId,
+    pub config: RaftConfig,
+    /// Holds snapshots.
+    pub disk: Arc<dyn Disk>,
+    /// Folder of the applied state.
+    pub state_dir: PathBuf,
+    pub dial: Dial,
+}
+
+/// This node's part in Raft.
+pub struct RaftConsensus {
+    pub(super) me: NodeId,
+    pub(super) raft: Raft,
+    cluster: ClusterId,
+    machine: StateMachine,
+    network: Network,
+    proposals: mpsc::Sender<Pending>,
+    barriers: mpsc::Sender<Waiter<()>>,
+    /// Taken when Raft stops. A std mutex: held for one `take`.
+    runtime: Mutex<Option<Runtime>>,
+}
+
+type Waiter<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A proposal and who waits for it.
+struct Pending {
+    proposal: Proposal,
+    answer: Waiter<Response>,
+}
+
+impl RaftConsensus {
+    /// Starts this node's part. The peer listener has to serve
+    /// [`Self::service`] for others to reach it.
+    pub async fn start(
+        setup: Setup,
+        log: impl RaftLogStorage<TypeConfig>,
+    ) -> Result<Arc<Self>, StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("weir-raft")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let handle = runtime.handle().clone();
+        let this = handle.spawn(Self::start_here(setup, log, runtime)).await;
+        this.map_err(|error| StartError::Threads(io::Error::other(error)))?
+    }
+
+    async fn start_here(
+        setup: Setup,
+        log: impl RaftLogStorage<TypeConfig>,
+        runtime: Runtime,
+    ) -> Result<Arc<Self>, StartError> {
+        let Setup {
+            cluster,
+            me,
+            config,
+            disk,
+            state_dir,
+            dial,
+        } = setup;
+        let machine = StateMachine::open(&state_dir, disk).map_err(StartError::State)?;
+        let snapshots = machine.snapshots().clone();
+        let network = Network::new(cluster, machine.state(), dial, snapshots);
+        let config = config
+            .to_openraft()
+            .validate()
+            .map_err(|error| StartError::Config(error.to_string()))?;
+        let raft = Raft::new(
+            me.0,
+            Arc::new(config),
+            network.clone(),
+            log,
+            machine.clone(),
+        )
+        .await
+        .map_err(Box::new)?;
+        let (proposals, queued) = mpsc::channel(QUEUE_LIMIT);
+        let (barriers, asked) = mpsc::channel(QUEUE_LIMIT);
+        let this = Arc::new(Self {
+            me,
+            raft,
+            cluster,
+            machine,
+            network,
+            proposals,
+            barriers,
+            runtime: Mutex::new(Some(runtime)),
+        });
+        tokio::spawn(batches(Arc::clone(&this), queued));
+        tokio::spawn(rounds(Arc::clone(&this), asked));
+        tokio::spawn(leader::run(Arc::clone(&this)));
+        Ok(this)
+    }
+
+    /// The service for the peer listener.
+    pub fn service(&self) -> RaftServer<Service> {
+        let service = Service {
+            cluster: self.cluster,
+            me: self.me,
+            raft: self.raft.clone(),
+            snapshots: self.machine.snapshots().clone(),
+        };
+        service.into_server()
+    }
+
+    /// Begins the cluster with this node alone, or goes on where an earlier
+    /// call was cut off. Only for the node that `weir init` made.
+    pub async fn found(&self, settings: Settings, member: Member) -> Result<(), Error> {
+        let address = RaftNode {
+            peer_address: member.peer_address.clone(),
+        };
+        let fatal = |error: Fatal<TypeConfig>| Error::Internal(error.to_string());
+        if !self.raft.is_initialized().await.map_err(fatal)? {
+            let nodes = std::collections::BTreeMap::from([(self.me.0, address)]);
+            if let Err(error) = self.raft.initialize(nodes).await {
+                // Another call was first, which is as good.
+                tracing::debug!(%error, "raft is initialized already");
+            }
+        }
+        if self.state().borrow().members.contains_key(&self.me) {
+            return Ok(());
+        }
+        self.barrier().await?;
+        let (cluster, id) = (self.cluster, self.me);
+        for command in [
+            Command::Found { cluster, settings },
+            Command::AddMember { id, member },
+        ] {
+            // Refused if it was done before: both are done once.
+            if let Response::Refused { reason } = self.propose(command).await? {
+                tracing::debug!(reason, "founding goes on");
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands leadership over, if this node leads and others vote.
+    pub async fn hand_over(&self) {
+        let metrics = self.metrics();
+        if metrics.state != ServerState::Leader {
+            return;
+        }
+        let voters = metrics.membership_config.membership().voter_ids();
+        let matched = |id: &u64| {
+            let replication = metrics.replication.as_ref()?;
+            replication.get(id)?.as_ref().map(|log| log.index)
+        };
+        let best = voters.filter(|id| *id != self.me.0).max_by_key(matched);
+        let Some(to) = best else { return };
+        if self.raft.trigger().transfer_leader(to).await.is_err() {
+            return;
+        }
+        let mut metrics = self.raft.metrics();
+        let other_leads = async {
+            while self.leader().is_none_or(|id| id == self.me.0) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        match timeout(HANDOVER_LIMIT, other_leads).await {
+            Ok(()) => tracing::info!(to = %NodeId(to), "leadership handed over"),
+            Err(_) => tracing::warn!("nobody took leadership over; an election will follow"),
+        }
+    }
+
+    /// Stops taking part.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not stop cleanly");
+        }
+        if let Err(error) = self.machine.flush() {
+            tracing::warn!(%error, "applied state was not flushed; it will be rebuilt");
+        }
+        let runtime = self
+            .runtime
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// A copy, so that nothing is locked while it is looked at.
+    pub(super) fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    fn patience(&self) -> Duration {
+        let patience_ms = self.machine.state().borrow().settings.ref_patience_ms;
+        Duration::from_millis(patience_ms.into())
+    }
+
+    /// Whom to ask: the leader, or else any other member, who may know it. A
+    /// node whose address changed hears of no leader until it has told its own.
+    fn whom_to_ask(&self) -> Option<u64> {
+        self.leader().or_else(|| {
+            let state = self.machine.state();
+            let state = state.borrow();
+            let others = state.members.keys().filter(|id| **id != self.me);
+            others.choose(&mut rand::rng()).map(|id| id.0)
+        })
+    }
+
+    async fn wait_applied(&self, index: u64) {
+        // The sender lives as long as the state machine, which we hold.
+        let _ = self
+            .machine
+            .applied()
+            .wait_for(|applied| *applied >= index)
+            .await;
+    }
+
+    /// The leader, as far as it is known here.
+    fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+
+    /// Asks for something and waits for as long as the settings say.
+    async fn ask<T, W>(
+        &self,
+        doing: &'static str,
+        queue: &mpsc::Sender<W>,
+        make: impl FnOnce(Waiter<T>) -> W,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + self.patience();
+        let asked = async {
+            let stopped = || Error::Internal("raft on this node has stopped".into());
+            queue.send(make(answer)).await.map_err(|_| stopped())?;
+            answered.await.unwrap_or_else(|_| Err(stopped()))
+        };
+        timeout_at(deadline, asked)
+            .await
+            .unwrap_or_else(|_| Err(self.no_quorum(doing)))
+    }
+
+    fn no_quorum(&self, doing: &'static str) -> Error {
+        let metrics = self.metrics();
+        let voters: Vec<_> = metrics.membership_config.membership().voter_ids().collect();
+        let cause = match metrics.current_leader {
+            Some(id) if id != self.me.0 => {
+                format!("the leader, node {}, does not answer", NodeId(id))
+            }
+            Some(_) => "it leads, but a majority of voters does not answer".to_owned(),
+            None => "it knows no leader; is a majority of voters up?".to_owned(),
+        };
+        Error::NoQuorum(Shortfall {
+            doing,
+            needed: voters.len() / 2 + 1,
+            got: usize::from(voters.contains(&self.me.0)),
+            causes: vec![(self.me, cause)],
+        })
+    }
+}
+
+#[async_trait]
+impl Consensus for RaftConsensus {
+    async fn propose(&self, command: Command) -> Result<Response, Error> {
+        let request = RequestId(rand::random());
+        let proposal = Proposal { request, command };
+        self.ask("agree on a change", &self.proposals, |answer| Pending {
+            proposal,
+            answer,
+        })
+        .await
+    }
+
+    async fn barrier(&self) -> Result<(), Error> {
+        self.ask("confirm a read", &self.barriers, |answer| answer)
+            .await
+    }
+
+    fn applied_ref(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
+        self.machine.get_ref(key)
+    }
+
+    fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.machine.state()
+    }
+
+    fn roles(&self) -> Roles {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        Roles {
+            leader: metrics.current_leader.map(NodeId),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            term: metrics.current_term,
+            last_applied: metrics.last_applied.map_or(0, |last| last.index),
+        }
+    }
+}
+
+/// Gathers proposals into batches.
+async fn batches(this: Arc<RaftConsensus>, mut queued: mpsc::Receiver<Pending>) {
+    let in_flight = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
+    loop {
+        // A permit first: proposals that come meanwhile join the batch.
+        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
+            return;
+        };
+        let mut batch = Vec::new();
+        if queued.recv_many(&mut batch, BATCH_LIMIT).await == 0 {
+            return;
+        }
+        let this = Arc::clone(&this);
+        tokio::spawn(async move {
+            carry(&this, batch).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Sends a batch until all of it is applied or nobody waits for it any more.
+async fn carry(this: &RaftConsensus, mut batch: Vec<Pending>) {
+    let mut hint = None;
+    loop {
+        batch.retain(|pending| !pending.answer.is_closed());
+        if batch.is_empty() {
+            return;
+        }
+        let proposals: Vec<_> = batch
+            .iter()
+            .map(|pending| pending.proposal.clone())
+            .collect();
+        let answer = match hint.take().or_else(|| this.whom_to_ask()) {
+            None => ForwardAnswer::NotLeader(None),
+            Some(id) if id == this.me.0 => server::write(&this.raft, proposals).await,
+            Some(id) => match this.network.forward(id, &proposals, LEADER_DEADLINE).await {
+                Ok(answer) => answer,
+                Err(error) => ForwardAnswer::Failed(error.to_string()),
+            },
+        };
+        match answer {
+            ForwardAnswer::Done(answers) => {
+                let mut lost = Vec::new();
+                let last = answers.iter().filter_map(Forwarded::index).max();
+                if let Some(last) = last {
+                    this.wait_applied(last).await;
+                }
+                // Should there be fewer answers, the rest is sent again.
+                let mut answers = answers.into_iter();
+                for pending in batch {
+                    match answers.next() {
+                        Some(Forwarded::Applied { response, .. }) => {
+                            // Whoever gave up waiting knows that it may have happened.
+                            let _ = pending.answer.send(Ok(response));
+                        }
+                        Some(Forwarded::Lost) | None => lost.push(pending),
+                    }
+                }
+                batch = lost;
+            }
+            ForwardAnswer::NotLeader(Some(id)) if id != this.me.0 && this.leader() != Some(id) => {
+                hint = Some(id);
+                continue;
+            }
+            ForwardAnswer::NotLeader(_) => {}
+            ForwardAnswer::Failed(cause) => tracing::debug!(cause, "a batch is sent again"),
+        }
+        if !batch.is_empty() {
+            pause().await;
+        }
+    }
+}
+
+/// Answers barriers, all that wait in one round.
+async fn rounds(this: Arc<RaftConsensus>, mut asked: mpsc::Receiver<Waiter<()>>) {
+    loop {
+        let mut waiters = Vec::new();
+        if asked.recv_many(&mut waiters, QUEUE_LIMIT).await == 0 {
+            return;
+        }
+        let mut hint = None;
+        loop {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                break;
+            }
+            let answer = match hint.take().or_else(|| this.whom_to_ask()) {
+                None => ReadIndexAnswer::NotLeader(None),
+                Some(id) if id == this.me.0 => {
+                    // A leader cut off from its voters waits for their answers:
+                    // not for ever.
+                    timeout(LEADER_DEADLINE, server::read_index(&this.raft))
+                        .await
+                        .unwrap_or_else(|_| ReadIndexAnswer::Failed("no majority answers".into()))
+                }
+                Some(id) => match this.network.read_index(id, LEADER_DEADLINE).await {
+                    Ok(answer) => answer,
+                    Err(error) => ReadIndexAnswer::Failed(error.to_string()),
+                },
+            };
+            match answer {
+                ReadIndexAnswer::Index(index) => {
+                    this.wait_applied(index).await;
+                    for waiter in waiters.drain(..) {
+                        let _ = waiter.send(Ok(()));
+                    }
+                }
+                ReadIndexAnswer::NotLeader(Some(id))
+                    if id != this.me.0 && this.leader() != Some(id) =>
+                {
+                    hint = Some(id);
+                }
+                ReadIndexAnswer::NotLeader(_) => pause().await,
+                ReadIndexAnswer::Failed(cause) => {
+                    tracing::debug!(cause, "a read barrier is tried again");
+                    pause().await;
+                }
+            }
+        }
+    }
+}
+
+/// With jitter, so that nodes do not ask a new leader all at once.
+async fn pause() {
+    let pause = rand::rng().random_range(RETRY_LEAST..RETRY_MOST);
+    sleep(pause).await;
+}

@@ -1,0 +1,380 @@
+//! Raft's messages to other nodes.
+//!
+//! Over connections of their own, so that bulk traffic never delays a
+//! heartbeat. Every message names the cluster and the node it means
+//! ([`crate::peer::identity`]); every call is bounded by the time that openraft
+//! gives it. A peer that cannot be reached is reported as unreachable, which
+//! openraft backs off from; any other error it would try again at once.
+//!
+//! Entries go one message at a time (openraft's sequential stream), each with
+//! all that waits. A native stream would have to poll for entries before it
+//! dials: dialling first retries a dead peer thousands of times a second.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::Either};
+use openraft::{
+    RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::RPCOption,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        VoteRequest, VoteResponse,
+    },
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, transport::Channel};
+use weir_proto::cluster::{Payload as Message, SnapshotChunk, raft_client::RaftClient};
+
+use super::{
+    forms::{ForwardAnswer, ReadIndexAnswer, TransferForm},
+    snapshot::Snapshots,
+    types::{Proposal, RaftNode, Snapshot, SnapshotFile, TypeConfig, Vote},
+    wire::{self, Wire},
+};
+use crate::{
+    ClusterId, Error, NodeId,
+    blob::CHUNK_BYTES,
+    peer::{dial::Dial, identity::stamp, link::Link},
+    state::ClusterState,
+};
+
+/// Largest message: a batch of entries, each at most some hundred KiB.
+pub(super) const MESSAGE_LIMIT_BYTES: usize = 64 << 20;
+
+/// How long a snapshot may take in all. A million refs are some hundred MiB.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Chunks of a snapshot between the file and the socket.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Connections to the other nodes. Clones share them.
+#[derive(Clone)]
+pub(super) struct Network {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cluster: ClusterId,
+    state: watch::Receiver<Arc<ClusterState>>,
+    dial: Dial,
+    snapshots: Snapshots,
+    /// A std mutex: held for map operations only, never across an await.
+    links: Mutex<HashMap<u64, Arc<Link>>>,
+}
+
+/// Calls to one node.
+pub(super) struct Peer {
+    network: Network,
+    to: u64,
+    /// Where it was when it was added; the node table knows better.
+    first_address: String,
+}
+
+type RpcError = RPCError<TypeConfig>;
+
+impl Network {
+    pub(super) fn new(
+        cluster: ClusterId,
+        state: watch::Receiver<Arc<ClusterState>>,
+        dial: Dial,
+        snapshots: Snapshots,
+    ) -> Self {
+        let shared = Shared {
+            cluster,
+            state,
+            dial,
+            snapshots,
+            links: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Sends proposals to the node that is taken for the leader.
+    pub(super) async fn forward(
+        &self,
+        to: u64,
+        proposals: &Vec<Proposal>,
+        deadline: Duration,
+    ) -> Result<ForwardAnswer, Error> {
+        self.call(
+            to,
+            "",
+            deadline,
+            proposals,
+            |mut peer, message| async move { peer.forward(message).await },
+        )
+        .await
+    }
+
+    /// Asks the node that is taken for the leader how far to apply.
+    pub(super) async fn read_index(
+        &self,
+        to: u64,
+        deadline: Duration,
+    ) -> Result<ReadIndexAnswer, Error> {
+        let nothing: Vec<Proposal> = Vec::new();
+        self.call(to, "", deadline, &nothing, |mut peer, message| async move {
+            peer.read_index(message).await
+        })
+        .await
+    }
+
+    /// The link to a node at its present address.
+    fn link(&self, to: u64, first_address: &str) -> Result<Arc<Link>, Error> {
+        let node = NodeId(to);
+        let state = self.shared.state.borrow();
+        let address = match state.members.get(&node) {
+            Some(member) => &member.peer_address,
+            None if !first_address.is_empty() => first_address,
+            None => {
+                let cause = "its address is not known".to_owned();
+                return Err(Error::Unreachable { node, cause });
+            }
+        };
+        let mut links = self
+            .shared
+            .links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(&to)
+            && link.address() == address
+        {
+            return Ok(Arc::clone(link));
+        }
+        let link = Arc::new(Link::new(node, address.to_owned()));
+        links.insert(to, Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// One message and its answer.
+    async fn call<M: Wire, A: Wire, F>(
+        &self,
+        to: u64,
+        first_address: &str,
+        deadline: Duration,
+        message: &M,
+        send: impl FnOnce(RaftClient<Channel>, Request<Message>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<Message>, Status>>,
+    {
+        let data = wire::encode(message).into();
+        let answer = self
+            .send(to, first_address, deadline, Message { data }, send)
+            .await?;
+        wire::decode(&answer.data)
+    }
+
+    async fn send<M, F>(
+        &self,
+        to: u64,
+        first_address: &str,
+        deadline: Duration,
+        message: M,
+        send: impl FnOnce(RaftClient<Channel>, Request<M>) -> F,
+    ) -> Result<Message, Error>
+    where
+        F: Future<Output = Result<Response<Message>, Status>>,
+    {
+        let node = NodeId(to);
+        let link = self.link(to, first_address)?;
+        let called = async {
+            let connection = link.connection(&self.shared.dial).await?;
+            let client = RaftClient::new(connection.channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
+                .max_encoding_message_size(MESSAGE_LIMIT_BYTES);
+            let mut request = Request::new(message);
+            stamp(&mut request, self.shared.cluster, node);
+            match send(client, request).await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(status) => {
+                    if status.code() == Code::Unavailable {
+                        link.forget(&connection).await;
+                    }
+                    let cause = status.message().to_owned();
+                    Err(Error::Unreachable { node, cause })
+                }
+            }
+        };
+        timeout(deadline, called).await.unwrap_or_else(|_| {
+            let cause = format!("no answer within {deadline:?}");
+            Err(Error::Unreachable { node, cause })
+        })
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &RaftNode) -> Peer {
+        Peer {
+            network: self.clone(),
+            to: target,
+            first_address: node.peer_address.clone(),
+        }
+    }
+}
+
+impl Peer {
+    async fn call<M: Wire, A: Wire, F>(
+        &self,
+        message: &M,
+        option: &RPCOption,
+        send: impl FnOnce(RaftClient<Channel>, Request<Message>) -> F,
+    ) -> Result<A, RpcError>
+    where
+        F: Future<Output = Result<Response<Message>, Status>>,
+    {
+        self.network
+            .call(
+                self.to,
+                &self.first_address,
+                option.soft_ttl(),
+                message,
+                send,
+            )
+            .await
+            .map_err(rpc_error)
+    }
+}
+
+fn rpc_error(error: Error) -> RpcError {
+    match error {
+        Error::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+        error => RPCError::Network(NetworkError::new(&error)),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        self.call(&request, &option, |mut peer, message| async move {
+            peer.append_entries(message).await
+        })
+        .await
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call(&request, &option, |mut peer, message| async move {
+            peer.vote(message).await
+        })
+        .await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call(&request, &option, |mut peer, message| async move {
+            peer.pre_vote(message).await
+        })
+        .await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<openraft::raft::TransferLeaderResponse<TypeConfig>, RpcError> {
+        let last = request.last_log_id().copied();
+        let form = TransferForm::new(request.from_leader(), *request.to_node_id(), last);
+        // An empty answer means that the node took it.
+        let taken: Vec<Proposal> = self
+            .call(&form, &option, |mut peer, message| async move {
+                peer.transfer_leader(message).await
+            })
+            .await?;
+        debug_assert!(taken.is_empty());
+        Ok(Ok(()))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let (chunks, to_send) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let file = self
+            .network
+            .shared
+            .snapshots
+            .open_file(&snapshot.snapshot)
+            .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        let head = wire::encode(&SnapshotHead {
+            vote,
+            meta: snapshot.meta,
+        });
+        let len = snapshot.snapshot.len;
+        // Ends by itself when the receiver is dropped.
+        let reading = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            let first = SnapshotChunk {
+                head: head.into(),
+                ..SnapshotChunk::default()
+            };
+            if chunks.blocking_send(first).is_err() {
+                return Ok(());
+            }
+            let mut offset = 0;
+            while offset < len {
+                let mut data = vec![0; CHUNK_BYTES.min((len - offset) as usize)];
+                if file.read_at(&mut data, offset)? < data.len() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                offset += data.len() as u64;
+                let chunk = SnapshotChunk {
+                    data: data.into(),
+                    ..SnapshotChunk::default()
+                };
+                if chunks.blocking_send(chunk).is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        });
+        let sending = self.network.send(
+            self.to,
+            &self.first_address,
+            SNAPSHOT_DEADLINE,
+            ReceiverStream::new(to_send),
+            |mut peer, message| async move { peer.install_snapshot(message).await },
+        );
+        let answer = match futures::future::select(Box::pin(sending), Box::pin(cancel)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
+        };
+        if let Some(Ok(Err(error))) = reading.now_or_never() {
+            tracing::warn!(%error, "snapshot cannot be read while sending it");
+        }
+        answer
+            .and_then(|answer| wire::decode(&answer.data))
+            .map_err(|error| rpc_error(error).into())
+    }
+}
+
+/// The first message of a snapshot.
+pub(super) struct SnapshotHead {
+    pub(super) vote: Vote,
+    pub(super) meta: super::types::SnapshotMeta,
+}

@@ -1,0 +1,217 @@
+//! Raft's messages from other nodes.
+//!
+//! A message that means another node or another cluster is refused before it
+//! is read: an address may be reused, and a vote for the wrong node is how a
+//! cluster splits.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use openraft::{
+    ReadPolicy,
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
+    raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest},
+    storage::Snapshot as RaftSnapshot,
+};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
+use weir_proto::cluster::{
+    Payload as Message, SnapshotChunk,
+    raft_server::{Raft as RaftApi, RaftServer},
+};
+
+use super::{
+    Raft,
+    forms::{ForwardAnswer, Forwarded, ReadIndexAnswer, TransferForm},
+    network::{MESSAGE_LIMIT_BYTES, SnapshotHead},
+    snapshot::Snapshots,
+    types::{LogId, Proposal, TypeConfig, Vote},
+    wire::{self, Wire},
+};
+use crate::{ClusterId, NodeId, peer::identity};
+
+/// How long a sender of a snapshot may be silent.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Proposals in one forwarded message; a node sends fewer.
+const FORWARDED_LIMIT: usize = 4_096;
+
+/// Raft's service for the peer listener; made by
+/// [`super::RaftConsensus::service`].
+#[derive(Clone)]
+pub struct Service {
+    pub(super) cluster: ClusterId,
+    pub(super) me: NodeId,
+    pub(super) raft: Raft,
+    pub(super) snapshots: Snapshots,
+}
+
+impl Service {
+    pub(super) fn into_server(self) -> RaftServer<Self> {
+        RaftServer::new(self)
+            .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
+            .max_encoding_message_size(MESSAGE_LIMIT_BYTES)
+    }
+
+    fn read<M: Wire>(&self, request: Request<Message>) -> Result<M, Status> {
+        identity::check(request.metadata(), self.cluster, self.me)?;
+        wire::decode(&request.into_inner().data)
+            .map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+}
+
+fn answer<A: Wire>(answer: &A) -> Result<Response<Message>, Status> {
+    let data = wire::encode(answer).into();
+    Ok(Response::new(Message { data }))
+}
+
+/// Raft has stopped on this node, or cannot go on.
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("raft on this node has stopped: {error}"))
+}
+
+#[tonic::async_trait]
+impl RaftApi for Service {
+    async fn vote(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        answer(&self.raft.vote(request).await.map_err(stopped)?)
+    }
+
+    async fn pre_vote(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        answer(&self.raft.pre_vote(request).await.map_err(stopped)?)
+    }
+
+    async fn append_entries(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        let request: AppendEntriesRequest<TypeConfig> = self.read(request)?;
+        answer(&self.raft.append_entries(request).await.map_err(stopped)?)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<Message>,
+    ) -> Result<Response<Message>, Status> {
+        let form: TransferForm = self.read(request)?;
+        let bad = |error: crate::Error| Status::invalid_argument(error.to_string());
+        let from = Vote::from_read(form.from).map_err(bad)?;
+        let last: Option<LogId> = Option::from_read(form.last).map_err(bad)?;
+        let request = TransferLeaderRequest::new(from, form.to, last);
+        let outcome = self.raft.handle_transfer_leader(request).await;
+        outcome
+            .map_err(stopped)?
+            .map_err(|error| Status::aborted(error.to_string()))?;
+        answer(&Vec::<Proposal>::new())
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<Message>, Status> {
+        identity::check(request.metadata(), self.cluster, self.me)?;
+        let mut chunks = request.into_inner();
+        let first = next_chunk(&mut chunks).await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;
+        let head: SnapshotHead = wire::decode(&first.head)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let failed =
+            |error: std::io::Error| Status::internal(format!("cannot keep the snapshot: {error}"));
+        let snapshots = self.snapshots.clone();
+        let mut writer = blocking(move || snapshots.temporary())
+            .await?
+            .map_err(failed)?;
+        let path = writer.path().to_owned();
+        let received = async {
+            while let Some(chunk) = next_chunk(&mut chunks).await? {
+                let appended;
+                (writer, appended) = blocking(move || {
+                    let appended = writer.append(&chunk.data);
+                    (writer, appended)
+                })
+                .await?;
+                appended.map_err(failed)?;
+            }
+            blocking(move || writer.close()).await?.map_err(failed)
+        };
+        let snapshot = received
+            .await
+            .inspect_err(|_| self.snapshots.discard(&path))?;
+        let snapshot = RaftSnapshot {
+            meta: head.meta,
+            snapshot,
+        };
+        let outcome: SnapshotResponse<TypeConfig> = self
+            .raft
+            .install_full_snapshot(head.vote, snapshot)
+            .await
+            .map_err(stopped)?;
+        answer(&outcome)
+    }
+
+    async fn forward(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        let proposals: Vec<Proposal> = self.read(request)?;
+        if proposals.len() > FORWARDED_LIMIT {
+            let count = proposals.len();
+            return Err(Status::invalid_argument(format!(
+                "{count} proposals in one message, at most {FORWARDED_LIMIT} are taken"
+            )));
+        }
+        answer(&write(&self.raft, proposals).await)
+    }
+
+    async fn read_index(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        let _nothing: Vec<Proposal> = self.read(request)?;
+        answer(&read_index(&self.raft).await)
+    }
+}
+
+/// Writes a batch on this node, if it leads.
+pub(super) async fn write(raft: &Raft, proposals: Vec<Proposal>) -> ForwardAnswer {
+    let mut answers = Vec::with_capacity(proposals.len());
+    let mut results = match raft.client_write_many(proposals).await {
+        Ok(results) => results,
+        Err(error) => return ForwardAnswer::Failed(error.to_string()),
+    };
+    loop {
+        match results.try_next().await {
+            Ok(Some(Ok(done))) => answers.push(Forwarded::Applied {
+                index: done.log_id.index,
+                response: done.response,
+            }),
+            Ok(Some(Err(ClientWriteError::ForwardToLeader(to)))) if answers.is_empty() => {
+                return ForwardAnswer::NotLeader(to.leader_id);
+            }
+            // Discarded by a new leader, or never taken: applied once in any
+            // case, since it is sent again under the same request id.
+            Ok(Some(Err(_))) => answers.push(Forwarded::Lost),
+            Ok(None) => return ForwardAnswer::Done(answers),
+            Err(error) => return ForwardAnswer::Failed(error.to_string()),
+        }
+    }
+}
+
+/// How far to apply before a read is current, if this node leads.
+pub(super) async fn read_index(raft: &Raft) -> ReadIndexAnswer {
+    match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        Ok((read, _)) => ReadIndexAnswer::Index(read.log_id().index),
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+            ReadIndexAnswer::NotLeader(to.leader_id)
+        }
+        Err(error) => ReadIndexAnswer::Failed(error.to_string()),
+    }
+}
+
+async fn next_chunk(
+    chunks: &mut Streaming<SnapshotChunk>,
+) -> Result<Option<SnapshotChunk>, Status> {
+    timeout(CHUNK_DEADLINE, chunks.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("the sender of the snapshot fell silent"))?
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Status::internal(error.to_string()))
+}

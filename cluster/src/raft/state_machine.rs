@@ -1,0 +1,475 @@
+//! The state machine: applies committed entries to the rows.
+//!
+//! One batch of entries is one transaction of the rows, with the position in
+//! it. Entries are answered after the transaction.
+//!
+//! A snapshot is built while further entries are applied. The builder walks the
+//! rows as they are; whoever changes a row meanwhile first notes what it was
+//! ([`Capture`]), and the builder prefers the notes. The tempting alternative,
+//! a copy of all refs in memory, costs as much memory as there are refs.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine, Snapshot as RaftSnapshot},
+};
+use tokio::sync::watch;
+
+use super::{
+    rows::{Batch, Position, RecentBatch, Rows},
+    snapshot::{Head, Snapshots, Writer},
+    types::{LogId, Payload, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
+};
+use crate::{
+    Error,
+    journal::disk::Disk,
+    state::{self, ClusterState, Ref, RefKey, RefRows, RequestId, Response},
+};
+
+/// Entries applied in one transaction. More would delay answers more than it
+/// saves.
+const BATCH_ENTRIES: usize = 512;
+
+/// A proposal that comes again within this many log entries is known and not
+/// applied again. At 30,000 entries a second it covers four seconds of retries;
+/// part of the agreed state, so never to be changed alone.
+const REMEMBERED_ENTRIES: u64 = 131_072;
+
+/// The applied state. Clones share it.
+#[derive(Clone)]
+pub(super) struct StateMachine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    rows: Rows,
+    snapshots: Snapshots,
+    /// Std mutexes: held for short synchronous sections, never across an await.
+    memory: Mutex<Memory>,
+    capture: Mutex<Option<Capture>>,
+    state: watch::Sender<Arc<ClusterState>>,
+    /// Index of the last entry applied.
+    applied: watch::Sender<u64>,
+}
+
+/// What is kept in memory beside the rows.
+struct Memory {
+    position: Position,
+    recent: Recent,
+}
+
+/// Rows as they were when a snapshot began, for those that changed since.
+#[derive(Default)]
+struct Capture {
+    /// Which builder it belongs to: one that was given up must neither take
+    /// nor clear the notes of its successor.
+    builder: u64,
+    rows: BTreeMap<RefKey, Option<Ref>>,
+}
+
+/// Requests that were applied lately.
+#[derive(Default)]
+struct Recent {
+    by_request: HashMap<RequestId, u64>,
+    /// Batches in log order, each by its last index.
+    batches: VecDeque<RecentBatch>,
+}
+
+impl StateMachine {
+    /// Opens the applied state in `dir`. Rows that are damaged, or older than
+    /// the newest snapshot, are restored from it; the journal gives the rest.
+    pub(super) fn open(dir: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let snapshots = Snapshots::open(disk)?;
+        let (rows, _wiped) = Rows::open(dir)?;
+        if let Some((file, head)) = snapshots.newest()?
+            && head.position.last > rows.position()?.last
+        {
+            let (head, refs) = snapshots.read(&file)?;
+            rows.replace(&head.position, &head.state, &head.recent, refs)?;
+        }
+        let memory = Memory {
+            position: rows.position()?,
+            recent: Recent::restore(rows.recent()?),
+        };
+        let state = watch::Sender::new(Arc::new(rows.state()?));
+        let applied = watch::Sender::new(memory.position.index());
+        let shared = Shared {
+            rows,
+            snapshots,
+            memory: Mutex::new(memory),
+            capture: Mutex::new(None),
+            state,
+            applied,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    pub(super) fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.shared.state.subscribe()
+    }
+
+    /// Index of the last entry applied, and its changes.
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
+    }
+
+    pub(super) fn get_ref(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
+        self.shared.rows.get(key)
+    }
+
+    pub(super) fn snapshots(&self) -> &Snapshots {
+        &self.shared.snapshots
+    }
+
+    pub(super) fn flush(&self) -> io::Result<()> {
+        self.shared.rows.flush()
+    }
+
+    /// Applies entries in one transaction; one answer for each.
+    fn apply_batch(&self, entries: Vec<Applying>) -> io::Result<Vec<Response>> {
+        let mut memory = self.shared.memory();
+        let mut state = ClusterState::clone(&self.shared.state.borrow());
+        let mut changed = false;
+        let mut position = memory.position.clone();
+        let mut overlay = Overlay {
+            rows: &self.shared.rows,
+            batch: Batch::default(),
+        };
+        let mut answers = Vec::with_capacity(entries.len());
+        for Applying { log_id, payload } in entries {
+            let index = log_id.index;
+            position.last = Some(log_id);
+            answers.push(match payload {
+                EntryPayload::Blank => Response::Done { revision: index },
+                EntryPayload::Membership(membership) => {
+                    position.membership = StoredMembership::new(Some(log_id), membership);
+                    Response::Done { revision: index }
+                }
+                EntryPayload::Normal(proposal) => {
+                    let request = proposal.request;
+                    let batch = &overlay.batch.requests;
+                    if let Some(revision) = memory.recent.find(request, index, batch) {
+                        Response::Done { revision }
+                    } else {
+                        let effects = state::apply(&mut state, &overlay, index, proposal.command)
+                            .map_err(io::Error::other)?;
+                        changed |= effects.changed;
+                        overlay.batch.refs.extend(effects.rows);
+                        // A refusal changed nothing; it may be judged again.
+                        if matches!(effects.response, Response::Done { .. }) {
+                            overlay.batch.requests.push((index, request));
+                        }
+                        effects.response
+                    }
+                }
+            });
+        }
+        let mut batch = overlay.batch;
+        if let Some(last) = &position.last {
+            batch.forget = memory.recent.outdated(last.index);
+        }
+        batch.state = changed.then(|| state.clone());
+        self.shared.note_old_rows(&batch)?;
+        self.shared.rows.write(&batch, &position)?;
+        memory.position = position;
+        memory.recent.advance(batch.requests, &batch.forget);
+        let applied = memory.position.index();
+        drop(memory);
+        // State first: who waits for an index finds the state of it.
+        if changed {
+            self.shared.state.send_replace(Arc::new(state));
+        }
+        self.shared.applied.send_replace(applied);
+        Ok(answers)
+    }
+}
+
+struct Applying {
+    log_id: LogId,
+    payload: Payload,
+}
+
+/// The rows with the changes of a batch on top.
+struct Overlay<'a> {
+    rows: &'a Rows,
+    batch: Batch,
+}
+
+impl RefRows for Overlay<'_> {
+    fn get(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
+        match self.batch.refs.get(key) {
+            Some(row) => Ok(row.clone()),
+            None => self.rows.get(key),
+        }
+    }
+}
+
+impl Shared {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Memory is changed after the last step that can fail.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before rows change: notes what they were, if a snapshot is being built.
+    fn note_old_rows(&self, batch: &Batch) -> io::Result<()> {
+        if let Some(capture) = &mut *self.capture() {
+            for key in batch.refs.keys() {
+                if !capture.rows.contains_key(key) {
+                    let old = self.rows.get(key).map_err(io::Error::other)?;
+                    capture.rows.insert(key.clone(), old);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Recent {
+    fn restore(batches: Vec<RecentBatch>) -> Self {
+        let mut recent = Self::default();
+        for (_, requests) in batches {
+            recent.advance(requests, &[]);
+        }
+        recent
+    }
+
+    /// The revision that a request got when it was applied, in the batch under
+    /// way or before. The distance decides, and not what happens to be in
+    /// memory, so that all nodes decide alike.
+    fn find(&self, request: RequestId, now: u64, batch: &[(u64, RequestId)]) -> Option<u64> {
+        let in_batch = batch.iter().find(|(_, known)| *known == request);
+        in_batch
+            .map(|(index, _)| *index)
+            .or_else(|| self.by_request.get(&request).copied())
+            .filter(|index| index + REMEMBERED_ENTRIES >= now)
+    }
+
+    /// Batches that are too old to matter when the log has come to `now`.
+    fn outdated(&self, now: u64) -> Vec<u64> {
+        self.batches
+            .iter()
+            .map(|(last, _)| *last)
+            .take_while(|last| last + REMEMBERED_ENTRIES < now)
+            .collect()
+    }
+
+    fn advance(&mut self, requests: Vec<(u64, RequestId)>, forget: &[u64]) {
+        for _ in forget {
+            for (index, request) in self.batches.pop_front().map_or(Vec::new(), |batch| batch.1) {
+                if self.by_request.get(&request) == Some(&index) {
+                    self.by_request.remove(&request);
+                }
+            }
+        }
+        if let Some((last, _)) = requests.last() {
+            self.by_request
+                .extend(requests.iter().map(|(index, request)| (*request, *index)));
+            self.batches.push_back((*last, requests));
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let Position { last, membership } = self.shared.memory().position.clone();
+        Ok((last, membership))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        let mut batches = entries.ready_chunks(BATCH_ENTRIES);
+        while let Some(batch) = batches.next().await {
+            let mut responders = Vec::with_capacity(batch.len());
+            let mut applying = Vec::with_capacity(batch.len());
+            for item in batch {
+                let (entry, responder) = item?;
+                responders.push(responder);
+                applying.push(Applying {
+                    log_id: entry.log_id,
+                    payload: entry.payload,
+                });
+            }
+            let answers = self.apply_batch(applying)?;
+            for (responder, answer) in responders.into_iter().zip(answers) {
+                if let Some(responder) = responder {
+                    responder.send(answer);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        if self.shared.capture().is_some() && !force {
+            return None;
+        }
+        Some(self.builder())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.builder()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        file: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let shared = Arc::clone(&self.shared);
+        let expected = meta.last_log_id;
+        let head = tokio::task::spawn_blocking(move || {
+            // The whole file is read before anything is given up for it.
+            let (head, reader) = shared.snapshots.read(&file)?;
+            if head.position.last != expected {
+                return Err(io::Error::other(
+                    "snapshot is not the one that was announced",
+                ));
+            }
+            reader.check()?;
+            // Durable first: from here a restart finds it and installs it.
+            let file = shared.snapshots.publish(&head.position, file)?;
+            let (head, refs) = shared.snapshots.read(&file)?;
+            shared
+                .rows
+                .replace(&head.position, &head.state, &head.recent, refs)?;
+            Ok(head)
+        })
+        .await
+        .map_err(io::Error::other)??;
+        let mut memory = self.shared.memory();
+        memory.position = head.position;
+        memory.recent = Recent::restore(head.recent);
+        let applied = memory.position.index();
+        drop(memory);
+        self.shared.state.send_replace(Arc::new(head.state));
+        self.shared.applied.send_replace(applied);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let newest = self.shared.snapshots.newest()?;
+        Ok(newest.map(|(snapshot, head)| RaftSnapshot {
+            meta: meta(&head.position),
+            snapshot,
+        }))
+    }
+}
+
+impl StateMachine {
+    /// No entries are applied while this runs, so head and notes begin at the
+    /// same position. A builder before it is given up.
+    fn builder(&self) -> Builder {
+        let id = rand::random();
+        *self.shared.capture() = Some(Capture {
+            builder: id,
+            ..Capture::default()
+        });
+        let memory = self.shared.memory();
+        let head = Head {
+            position: memory.position.clone(),
+            state: ClusterState::clone(&self.shared.state.borrow()),
+            recent: memory.recent.batches.iter().cloned().collect(),
+        };
+        drop(memory);
+        Builder {
+            id,
+            shared: Arc::clone(&self.shared),
+            head,
+        }
+    }
+}
+
+fn meta(position: &Position) -> SnapshotMeta {
+    SnapshotMeta {
+        last_log_id: position.last,
+        last_membership: position.membership.clone(),
+    }
+}
+
+/// Builds one snapshot. While it exists, changed rows are noted.
+pub(super) struct Builder {
+    id: u64,
+    shared: Arc<Shared>,
+    head: Head,
+}
+
+impl Shared {
+    fn build(&self, builder: u64, head: &Head) -> io::Result<SnapshotFile> {
+        let mut writer = self.snapshots.write(head)?;
+        let path = writer.path().to_owned();
+        self.write_rows(builder, &mut writer)
+            .and_then(|()| self.snapshots.publish(&head.position, writer.finish()?))
+            .inspect_err(|_| self.snapshots.discard(&path))
+    }
+
+    fn write_rows(&self, builder: u64, writer: &mut Writer) -> io::Result<()> {
+        for row in self.rows.refs() {
+            let (key, row) = row?;
+            // Looked up after the row was read: who changes a row notes the old
+            // one first.
+            let noted = match &*self.capture() {
+                Some(capture) if capture.builder == builder => capture.rows.contains_key(&key),
+                _ => return Err(given_up()),
+            };
+            if !noted {
+                writer.push(key, row)?;
+            }
+        }
+        let notes = self.take_notes(builder).ok_or_else(given_up)?;
+        for (key, old) in notes {
+            if let Some(old) = old {
+                writer.push(key, old)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the notes of a builder.
+    fn take_notes(&self, builder: u64) -> Option<BTreeMap<RefKey, Option<Ref>>> {
+        self.capture()
+            .take_if(|capture| capture.builder == builder)
+            .map(|capture| capture.rows)
+    }
+}
+
+fn given_up() -> io::Error {
+    io::Error::other("this snapshot was given up for a newer one")
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.shared.take_notes(self.id);
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (id, shared) = (self.id, Arc::clone(&self.shared));
+        let head = std::mem::take(&mut self.head);
+        let meta = meta(&head.position);
+        let snapshot = tokio::task::spawn_blocking(move || shared.build(id, &head))
+            .await
+            .map_err(io::Error::other)??;
+        Ok(RaftSnapshot { meta, snapshot })
+    }
+}

@@ -1,0 +1,140 @@
+//! What the threads and uploads of one store share.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, oneshot};
+use weir_cluster::{Digest, Error, blob::Verified};
+
+use super::{
+    StoreConfig,
+    appender::{Job, Queue, stopped},
+    clock::Clock,
+    files::{self, Names},
+    index::{Index, Location},
+    keeper::Keeper,
+    quarantine::Quarantine,
+    record::Prepared,
+    segments::Segments,
+    upload::UPLOADS_AT_ONCE,
+    volume::{Room, Volume},
+};
+
+/// How often a write asks for room that others then take before it.
+const ADMISSION_TRIES: u32 = 16;
+
+pub(super) struct Core {
+    pub(super) config: StoreConfig,
+    pub(super) volume: Arc<Volume>,
+    pub(super) clock: Clock,
+    pub(super) index: Index,
+    pub(super) segments: Segments,
+    pub(super) names: Names,
+    pub(super) queue: Queue,
+    pub(super) keeper: Keeper,
+    pub(super) quarantine: Quarantine,
+    /// Turns of large uploads.
+    pub(super) uploads: Arc<Semaphore>,
+}
+
+impl Core {
+    pub(super) fn new(config: StoreConfig, volume: Volume) -> Self {
+        Self {
+            config,
+            volume: Arc::new(volume),
+            clock: Clock::from(0),
+            index: Index::new(),
+            segments: Segments::new(),
+            names: Names::new(),
+            queue: Queue::new(),
+            keeper: Keeper::default(),
+            quarantine: Quarantine::default(),
+            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+        }
+    }
+
+    /// Stores small blobs through the appender; returns when they are durable.
+    pub(super) async fn append(&self, blobs: Vec<Verified>) -> Result<(), Error> {
+        self.volume.check_writable()?;
+        let slot = self.queue.slot().await?;
+        let now = self.clock.now();
+        let records: Vec<_> = blobs
+            .into_iter()
+            .filter(|blob| !blob.digest().is_empty_blob())
+            .map(|blob| Prepared::new(blob, now))
+            .collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        let room = self.admit(records.iter().map(Prepared::len).sum()).await?;
+        let (answer, answered) = oneshot::channel();
+        self.queue.push(Job::Put {
+            records,
+            room,
+            answer,
+            slot,
+        });
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// Promises room for a write, once there is some.
+    pub(super) async fn admit(&self, bytes: u64) -> Result<Room, Error> {
+        for _ in 0..ADMISSION_TRIES {
+            self.volume.check_writable()?;
+            if let Some(room) = self.volume.take(bytes) {
+                return Ok(room);
+            }
+            self.keeper.make_room(bytes).await?;
+        }
+        Err(self.full(bytes))
+    }
+
+    pub(super) fn full(&self, bytes: u64) -> Error {
+        Error::Exhausted(format!(
+            "no room for {bytes} bytes: {} of {} bytes are in use and what is left is leased",
+            self.volume.used(),
+            self.volume.limit(),
+        ))
+    }
+
+    /// Takes a damaged copy out of use, if it is still the one at `location`.
+    pub(super) fn set_aside_small(&self, digest: &Digest, location: Location, why: &str) -> Error {
+        if self.index.remove_small_if(digest, location, |_| true) {
+            let place = format!(
+                "segment {} unit {}: {why}",
+                location.segment, location.offset
+            );
+            self.quarantine.note(Some(*digest), &place);
+        }
+        Error::Corrupt(*digest)
+    }
+
+    /// Takes a damaged large copy out of use.
+    pub(super) fn set_aside_large(&self, digest: &Digest, why: &str) -> Error {
+        // The name may have been given to a good copy meanwhile; then that one
+        // goes as well, and is brought again.
+        let _name = self.names.lock(digest);
+        if self.index.remove_large_if(digest, |_| true) {
+            if let Some(len) = files::file_len(digest.size) {
+                self.volume.free(len);
+            }
+            self.set_file_aside(digest, why);
+        }
+        Error::Corrupt(*digest)
+    }
+
+    /// Moves a file out of the way. Best effort: where the volume cannot be
+    /// written to, the file keeps its place and is found damaged again.
+    pub(super) fn set_file_aside(&self, digest: &Digest, why: &str) {
+        self.quarantine.note(Some(*digest), &format!("file: {why}"));
+        if self.volume.fenced().is_some() {
+            return;
+        }
+        let moved = self
+            .volume
+            .disk
+            .rename(&files::path(digest), &files::quarantine_path(digest));
+        if let Err(error) = moved {
+            tracing::warn!(%digest, %error, "cannot move a damaged file");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Checking a store that is not open, down to the digests of its blobs.
+//!
+//! The index that opening would build must be the one that the segments and
+//! files alone give. `repair` sets damaged files aside and removes the
+//! checkpoint, so that the next start rebuilds the index from the truth.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    path::Path,
+};
+
+use sha2::{Digest as _, Sha256};
+use weir_cluster::{
+    Digest,
+    journal::disk::{Disk, DiskFile, read_exact_at},
+};
+
+use super::{
+    OpenError, checkpoint, files,
+    index::Location,
+    record::ALIGN,
+    scan::{Found, Verify, scan},
+    segments::{self, SEGMENT_HEADER},
+};
+
+/// Most damages that are listed one by one; the count has all.
+const LISTED_MAX: usize = 1000;
+
+/// Bytes of a file read at a time.
+const PIECE: u64 = 4 * files::CHUNK;
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FsckReport {
+    /// Intact blobs in segments, each counted once.
+    pub small_blobs: u64,
+    /// Intact blobs in files.
+    pub large_blobs: u64,
+    /// Bytes of the intact blobs.
+    pub bytes: u64,
+    /// Damaged records and files, and entries of the checkpoint that lead to
+    /// no intact record.
+    pub damaged: u64,
+    /// The first of the damages, a line each.
+    pub damages: Vec<String>,
+    /// Whether there is a checkpoint that can be read.
+    pub checkpoint: bool,
+}
+
+/// Reads everything and changes nothing. The store must not be open.
+pub fn check(disk: &dyn Disk) -> Result<FsckReport, OpenError> {
+    run(disk, false)
+}
+
+/// Checks, sets damaged files aside and has the index rebuilt at the next
+/// start. Damaged records stay in their segments, unreachable, until the
+/// cleaner removes these. The store must not be open.
+pub fn repair(disk: &dyn Disk) -> Result<FsckReport, OpenError> {
+    run(disk, true)
+}
+
+fn run(disk: &dyn Disk, repair: bool) -> Result<FsckReport, OpenError> {
+    let mut report = FsckReport::default();
+    let intact = check_segments(disk, &mut report)?;
+    check_files(disk, repair, &mut report)?;
+    check_checkpoint(disk, &intact, &mut report)?;
+    if repair && report.damaged > 0 {
+        for path in [checkpoint::CLEAN_PATH, checkpoint::PATH] {
+            match disk.remove(Path::new(path)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(OpenError::io("cannot remove the checkpoint")(error));
+                }
+                _ => {}
+            }
+        }
+        disk.sync_dir(Path::new(""))
+            .map_err(OpenError::io("cannot remove the checkpoint"))?;
+    }
+    Ok(report)
+}
+
+/// Intact records, by place.
+fn check_segments(
+    disk: &dyn Disk,
+    report: &mut FsckReport,
+) -> Result<HashMap<Location, Digest>, OpenError> {
+    let mut intact = HashMap::new();
+    let mut blobs = HashSet::new();
+    for name in names(disk, Path::new(segments::DIR))? {
+        let Some(number) = segments::number_of(&name) else {
+            report.damage(format!("segments/{name} is no segment"));
+            continue;
+        };
+        let file = disk
+            .open(&segments::path(number))
+            .map_err(OpenError::io("cannot open a segment"))?;
+        let header = read_exact_at(&*file, SEGMENT_HEADER as usize, 0);
+        match header.map(|header| segments::version_of(&header)) {
+            Ok(Some(version)) if version != segments::version() => {
+                return Err(OpenError::Version(version));
+            }
+            Ok(Some(_)) => {}
+            _ => report.damage(format!("segment {number}: header is damaged")),
+        }
+        scan(
+            &*file,
+            SEGMENT_HEADER,
+            Verify::Digests,
+            |found| match found {
+                Found::Record { offset, digest, .. } => {
+                    let place = Location {
+                        segment: number,
+                        offset: (offset / ALIGN) as u32,
+                    };
+                    intact.insert(place, digest);
+                    if blobs.insert(digest) {
+                        report.small_blobs += 1;
+                        report.bytes += digest.size;
+                    }
+                }
+                Found::Bad {
+                    offset,
+                    digest: Some(digest),
+                } => report.damage(format!("segment {number} offset {offset}: blob {digest}")),
+                Found::Bad {
+                    offset,
+                    digest: None,
+                } => report.damage(format!("segment {number} offset {offset}: no record")),
+            },
+        )
+        .map_err(OpenError::io("cannot read a segment"))?;
+    }
+    Ok(intact)
+}
+
+fn check_files(disk: &dyn Disk, repair: bool, report: &mut FsckReport) -> Result<(), OpenError> {
+    for first in 0..=u8::MAX {
+        let folder = files::folder(first);
+        for name in names(disk, &folder)? {
+            let Some(digest) = files::digest_of(&name) else {
+                report.damage(format!("{} is no blob", folder.join(&name).display()));
+                continue;
+            };
+            let checked = disk
+                .open(&files::path(&digest))
+                .and_then(|file| is_intact(&*file, &digest));
+            let why = match checked {
+                Ok(true) => {
+                    report.large_blobs += 1;
+                    report.bytes += digest.size;
+                    continue;
+                }
+                Ok(false) => "bytes do not match".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            report.damage(format!("file of blob {digest}: {why}"));
+            if repair {
+                disk.create_dir(Path::new(files::QUARANTINE_DIR))
+                    .and_then(|()| {
+                        disk.rename(&files::path(&digest), &files::quarantine_path(&digest))
+                    })
+                    .and_then(|()| disk.sync_dir(&folder))
+                    .and_then(|()| disk.sync_dir(Path::new(files::QUARANTINE_DIR)))
+                    .map_err(OpenError::io("cannot set a damaged file aside"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether trailer, checksums and hash all match.
+fn is_intact(file: &dyn DiskFile, digest: &Digest) -> io::Result<bool> {
+    let Some(trailer) = files::read_trailer(file, digest)? else {
+        return Ok(false);
+    };
+    let mut hasher = Sha256::new();
+    let mut at = 0;
+    while at < digest.size {
+        let len = PIECE.min(digest.size - at);
+        let bytes = read_exact_at(file, len as usize, at)?;
+        if !trailer.matches((at / files::CHUNK) as usize, &bytes) {
+            return Ok(false);
+        }
+        hasher.update(&bytes);
+        at += len;
+    }
+    let hash: [u8; 32] = hasher.finalize().into();
+    Ok(hash == digest.hash)
+}
+
+/// Every entry must lead to the intact record of its blob, unless the cleaner
+/// has removed the segment since.
+fn check_checkpoint(
+    disk: &dyn Disk,
+    intact: &HashMap<Location, Digest>,
+    report: &mut FsckReport,
+) -> Result<(), OpenError> {
+    let opened =
+        checkpoint::Reader::open(disk).map_err(OpenError::io("cannot read the checkpoint"))?;
+    let Some(mut reader) = opened else {
+        return Ok(());
+    };
+    let segments: HashSet<u32> = names(disk, Path::new(segments::DIR))?
+        .iter()
+        .filter_map(|name| segments::number_of(name))
+        .collect();
+    for _ in 0..checkpoint::SECTIONS {
+        let Some(section) = reader.section() else {
+            report.damage("the checkpoint is damaged".into());
+            return Ok(());
+        };
+        for entry in section.small() {
+            let (digest, place) = (entry.digest(), entry.location);
+            if segments.contains(&place.segment) && intact.get(&place) != Some(&digest) {
+                report.damage(format!(
+                    "checkpoint: blob {digest} is not at segment {} offset {}",
+                    place.segment,
+                    u64::from(place.offset) * ALIGN
+                ));
+            }
+        }
+    }
+    report.checkpoint = true;
+    Ok(())
+}
+
+fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenError> {
+    match disk.list(dir) {
+        Ok(entries) => {
+            let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
+            names.sort_unstable();
+            Ok(names)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(OpenError::io("cannot list the store's files")(error)),
+    }
+}
+
+impl FsckReport {
+    /// Whether nothing is damaged.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.damaged == 0
+    }
+
+    fn damage(&mut self, what: String) {
+        self.damaged += 1;
+        if self.damages.len() < LISTED_MAX {
+            self.damages.push(what);
+        }
+    }
+}
+
+impl fmt::Display for FsckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} small and {} large blobs, {} bytes, {} damaged; checkpoint {}",
+            self.small_blobs,
+            self.large_blobs,
+            self.bytes,
+            self.damaged,
+            if self.checkpoint {
+                "read"
+            } else {
+                "absent or unreadable"
+            },
+        )?;
+        for damage in &self.damages {
+            writeln!(f, "damaged: {damage}")?;
+        }
+        Ok(())
+    }
+}

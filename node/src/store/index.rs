@@ -1,0 +1,411 @@
+//! What is stored, where, until when: the map in memory.
+//!
+//! Only durable blobs are in it. Its leases and last accesses are atomics, so
+//! that finding blobs and renewing their leases takes shared locks only; an
+//! entry is removed for eviction under the exclusive lock with its lease
+//! checked there, so a lease that was granted is never overlooked.
+
+use std::sync::{
+    RwLock, RwLockReadGuard, RwLockWriteGuard,
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+use hashbrown::HashTable;
+use weir_cluster::{Digest, blob::SMALL_BLOB_BYTES};
+
+/// Enough that two threads seldom want the same one.
+pub(super) const SHARDS: usize = 64;
+
+/// Top bit of a last access: used since it was written or last passed over.
+const TOUCHED: u32 = 1 << 31;
+
+/// Where a small blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Location {
+    pub(super) segment: u32,
+    /// In units of 8 bytes.
+    pub(super) offset: u32,
+}
+
+/// A blob in a segment. 52 bytes, of which a million are in memory.
+pub(super) struct Small {
+    pub(super) hash: [u8; 32],
+    pub(super) size: u32,
+    pub(super) location: Location,
+    pub(super) uses: Uses,
+}
+
+/// A blob in a file of its own; its digest is its name.
+pub(super) struct Large {
+    pub(super) digest: Digest,
+    pub(super) uses: Uses,
+}
+
+/// Last use and lease of a blob, both in store time.
+#[derive(Debug)]
+pub(super) struct Uses {
+    access: AtomicU32,
+    lease_end: AtomicU32,
+}
+
+/// How much an entry is still wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// May not be evicted.
+    Leased,
+    /// Used since it was written or last passed over by the cleaner.
+    Touched,
+    Cold,
+}
+
+#[derive(Default)]
+pub(super) struct Shard {
+    pub(super) small: HashTable<Small>,
+    pub(super) large: HashTable<Large>,
+}
+
+/// The map from digest to place.
+pub(super) struct Index {
+    shards: Box<[RwLock<Shard>]>,
+    /// Keeps clients from choosing digests that collide in the tables.
+    salt: [u64; 2],
+    /// Every blob counts as leased until then: leases from before a crash are
+    /// not known.
+    lease_floor: AtomicU32,
+    blobs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Small {
+    pub(super) fn digest(&self) -> Digest {
+        Digest {
+            hash: self.hash,
+            size: u64::from(self.size),
+        }
+    }
+}
+
+impl Uses {
+    pub(super) fn new(access: u32, lease_end: u32) -> Self {
+        Self {
+            access: AtomicU32::new(access),
+            lease_end: AtomicU32::new(lease_end),
+        }
+    }
+
+    /// As written in a checkpoint: last access with its mark, end of the lease.
+    pub(super) fn parts(&self) -> (u32, u32) {
+        (self.access.load(Relaxed), self.lease_end.load(Relaxed))
+    }
+
+    /// Time of the last use.
+    pub(super) fn access(&self) -> u32 {
+        self.access.load(Relaxed) & !TOUCHED
+    }
+
+    pub(super) fn lease_end(&self) -> u32 {
+        self.lease_end.load(Relaxed)
+    }
+
+    fn touch(&self, now: u32, lease_end: u32) {
+        self.access.store(now | TOUCHED, Relaxed);
+        self.lease_end.fetch_max(lease_end, Relaxed);
+    }
+
+    /// Takes the second chance: from here only a new use counts.
+    fn pass_over(&self) {
+        self.access.fetch_and(!TOUCHED, Relaxed);
+    }
+
+    pub(super) fn claim(&self, now: u32) -> Claim {
+        if self.lease_end.load(Relaxed) > now {
+            Claim::Leased
+        } else if self.access.load(Relaxed) & TOUCHED != 0 {
+            Claim::Touched
+        } else {
+            Claim::Cold
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            salt: rand::random(),
+            lease_floor: AtomicU32::new(0),
+            blobs: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Number of blobs and of their bytes.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.blobs.load(Relaxed), self.bytes.load(Relaxed))
+    }
+
+    pub(super) fn set_lease_floor(&self, end: u32) {
+        self.lease_floor.store(end, Relaxed);
+    }
+
+    pub(super) fn lease_floor(&self) -> u32 {
+        self.lease_floor.load(Relaxed)
+    }
+
+    /// Whether the blob is here; if so it counts as used now, and leased.
+    pub(super) fn touch(&self, digest: &Digest, now: u32, lease_end: u32) -> bool {
+        let shard = self.read(shard_of(&digest.hash));
+        match self.uses(&shard, digest) {
+            Some(uses) => {
+                uses.touch(now, lease_end);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether the blob is here. Counts as no use.
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        let shard = self.read(shard_of(&digest.hash));
+        self.uses(&shard, digest).is_some()
+    }
+
+    /// Where a small blob is. Counts as no use.
+    pub(super) fn locate(&self, digest: &Digest) -> Option<Location> {
+        let shard = self.read(shard_of(&digest.hash));
+        self.find_small(&shard, digest).map(|entry| entry.location)
+    }
+
+    /// Adds a small blob, or moves it to where it is now.
+    pub(super) fn put_small(&self, digest: Digest, location: Location, uses: Uses) {
+        let size = digest.size as u32;
+        let mut shard = self.write(shard_of(&digest.hash));
+        let entry = shard.small.entry(
+            self.key(&digest.hash),
+            |entry| entry.hash == digest.hash && entry.size == size,
+            |entry| self.key(&entry.hash),
+        );
+        match entry {
+            hashbrown::hash_table::Entry::Occupied(mut held) => held.get_mut().location = location,
+            hashbrown::hash_table::Entry::Vacant(free) => {
+                free.insert(Small {
+                    hash: digest.hash,
+                    size,
+                    location,
+                    uses,
+                });
+                self.count(digest.size);
+            }
+        }
+    }
+
+    /// Moves a small blob, unless it has gone or moved otherwise meanwhile; its
+    /// second chance is taken.
+    pub(super) fn move_small(&self, digest: &Digest, from: Location, to: Location) {
+        let mut shard = self.write(shard_of(&digest.hash));
+        let found = shard.small.find_mut(self.key(&digest.hash), |entry| {
+            entry.hash == digest.hash && u64::from(entry.size) == digest.size
+        });
+        if let Some(entry) = found
+            && entry.location == from
+        {
+            entry.location = to;
+            entry.uses.pass_over();
+        }
+    }
+
+    /// Adds a large blob; nothing changes if it is there.
+    pub(super) fn put_large(&self, digest: Digest, uses: Uses) {
+        let mut shard = self.write(shard_of(&digest.hash));
+        let entry = shard.large.entry(
+            self.key(&digest.hash),
+            |entry| entry.digest == digest,
+            |entry| self.key(&entry.digest.hash),
+        );
+        if let hashbrown::hash_table::Entry::Vacant(free) = entry {
+            free.insert(Large { digest, uses });
+            self.count(digest.size);
+        }
+    }
+
+    /// Takes a small blob out if it is at `location` and `agreed` by its claim.
+    pub(super) fn remove_small_if(
+        &self,
+        digest: &Digest,
+        location: Location,
+        agreed: impl FnOnce(&Uses) -> bool,
+    ) -> bool {
+        let mut shard = self.write(shard_of(&digest.hash));
+        let found = shard.small.find_entry(self.key(&digest.hash), |entry| {
+            entry.hash == digest.hash
+                && u64::from(entry.size) == digest.size
+                && entry.location == location
+        });
+        match found {
+            Ok(entry) if agreed(&entry.get().uses) => {
+                entry.remove();
+                self.discount(digest.size);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a large blob out if `agreed` by its claim.
+    pub(super) fn remove_large_if(
+        &self,
+        digest: &Digest,
+        agreed: impl FnOnce(&Uses) -> bool,
+    ) -> bool {
+        let mut shard = self.write(shard_of(&digest.hash));
+        let found = shard
+            .large
+            .find_entry(self.key(&digest.hash), |entry| entry.digest == *digest);
+        match found {
+            Ok(entry) if agreed(&entry.get().uses) => {
+                entry.remove();
+                self.discount(digest.size);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the second chance of large blobs.
+    pub(super) fn pass_over(&self, digests: &[Digest]) {
+        for digest in digests {
+            let shard = self.read(shard_of(&digest.hash));
+            if let Some(uses) = self.uses(&shard, digest) {
+                uses.pass_over();
+            }
+        }
+    }
+
+    /// Visits the shards one after another, each locked against removal while
+    /// it is visited.
+    pub(super) fn each_shard(&self, mut visit: impl FnMut(&Shard)) {
+        for shard in 0..SHARDS {
+            visit(&self.read(shard));
+        }
+    }
+
+    /// Fills one shard with up to `most` small blobs it does not hold yet: what
+    /// a checkpoint restores.
+    pub(super) fn fill(&self, shard: usize, most: usize, entries: impl Iterator<Item = Small>) {
+        let mut held = self.write(shard);
+        held.small.reserve(most, |entry| self.key(&entry.hash));
+        let (mut blobs, mut bytes) = (0, 0);
+        for entry in entries {
+            blobs += 1;
+            bytes += u64::from(entry.size);
+            let key = self.key(&entry.hash);
+            held.small
+                .insert_unique(key, entry, |entry| self.key(&entry.hash));
+        }
+        self.blobs.fetch_add(blobs, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn uses<'a>(&self, shard: &'a Shard, digest: &Digest) -> Option<&'a Uses> {
+        if digest.size <= SMALL_BLOB_BYTES {
+            self.find_small(shard, digest).map(|entry| &entry.uses)
+        } else {
+            shard
+                .large
+                .find(self.key(&digest.hash), |entry| entry.digest == *digest)
+                .map(|entry| &entry.uses)
+        }
+    }
+
+    fn find_small<'a>(&self, shard: &'a Shard, digest: &Digest) -> Option<&'a Small> {
+        shard.small.find(self.key(&digest.hash), |entry| {
+            entry.hash == digest.hash && u64::from(entry.size) == digest.size
+        })
+    }
+
+    fn key(&self, hash: &[u8; 32]) -> u64 {
+        let left = super::record::u64_at(hash, 0) ^ self.salt[0];
+        let right = super::record::u64_at(hash, 8) ^ self.salt[1];
+        let product = u128::from(left) * u128::from(right);
+        (product as u64) ^ ((product >> 64) as u64)
+    }
+
+    fn count(&self, size: u64) {
+        self.blobs.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(size, Relaxed);
+    }
+
+    fn discount(&self, size: u64) {
+        self.blobs.fetch_sub(1, Relaxed);
+        self.bytes.fetch_sub(size, Relaxed);
+    }
+
+    // Std locks: held for table operations only, never across an await.
+    fn read(&self, shard: usize) -> RwLockReadGuard<'_, Shard> {
+        self.shards[shard]
+            .read()
+            .expect("no panic while a shard is locked")
+    }
+
+    fn write(&self, shard: usize) -> RwLockWriteGuard<'_, Shard> {
+        self.shards[shard]
+            .write()
+            .expect("no panic while a shard is locked")
+    }
+}
+
+/// The shard a hash belongs to, the same in every process.
+pub(super) fn shard_of(hash: &[u8; 32]) -> usize {
+    usize::from(hash[31]) % SHARDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_stays_small() {
+        assert!(size_of::<Small>() <= 56, "{}", size_of::<Small>());
+    }
+
+    #[test]
+    fn a_lease_and_a_touch_each_hold_an_entry() {
+        let index = Index::new();
+        let digest = Digest::of(b"weir");
+        let here = Location {
+            segment: 1,
+            offset: 2,
+        };
+        assert!(!index.touch(&digest, 5, 10));
+        index.put_small(digest, here, Uses::new(5, 10));
+        let claim = |now| {
+            let mut claims = Vec::new();
+            index.each_shard(|shard| {
+                claims.extend(shard.small.iter().map(|entry| entry.uses.claim(now)));
+            });
+            claims
+        };
+        assert_eq!(claim(9), [Claim::Leased]);
+        assert_eq!(claim(10), [Claim::Cold]);
+        assert!(index.touch(&digest, 12, 14));
+        assert_eq!(claim(13), [Claim::Leased]);
+        assert_eq!(claim(14), [Claim::Touched]);
+        // A shorter lease takes nothing away.
+        assert!(index.touch(&digest, 12, 13));
+        assert_eq!(claim(13), [Claim::Leased]);
+        let there = Location {
+            segment: 2,
+            offset: 2,
+        };
+        index.move_small(&digest, there, here);
+        assert_eq!(index.locate(&digest), Some(here));
+        index.move_small(&digest, here, there);
+        assert_eq!(index.locate(&digest), Some(there));
+        assert_eq!(claim(14), [Claim::Cold]);
+        assert!(!index.remove_small_if(&digest, here, |_| true));
+        assert!(!index.remove_small_if(&digest, there, |_| false));
+        assert_eq!(index.totals(), (1, 4));
+        assert!(index.remove_small_if(&digest, there, |_| true));
+        assert_eq!(index.totals(), (0, 0));
+    }
+}

@@ -1,0 +1,171 @@
+//! The room on the volume, and whether it may still be written to.
+//!
+//! - The first failed write or sync fences the volume: nothing is written to it
+//!   any more, reads go on. The tempting alternative, to sync again, reports
+//!   success for pages that the kernel has already dropped.
+//! - A lack of room is no fault: it refuses what asked for the room.
+
+use std::{
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+};
+
+use weir_cluster::{Error, journal::disk::Disk};
+
+use super::StoreConfig;
+
+/// The volume under a store.
+pub(super) struct Volume {
+    pub(super) disk: Arc<dyn Disk>,
+    capacity: u64,
+    /// Kept free for the rest of the active segment and the cleaner's copies.
+    reserve: u64,
+    /// Most that may be used: what is configured, or what the volume has if less.
+    limit: AtomicU64,
+    /// Written to segments and files, or promised to writes under way.
+    used: AtomicU64,
+    fenced: OnceLock<String>,
+    closed: AtomicBool,
+}
+
+/// Room promised to a write; given back when dropped unless it was kept.
+pub(super) struct Room {
+    volume: Arc<Volume>,
+    bytes: u64,
+}
+
+impl Volume {
+    pub(super) fn new(disk: Arc<dyn Disk>, config: &StoreConfig) -> Self {
+        let reserve = 2 * config.segment_bytes;
+        Self {
+            disk,
+            capacity: config.capacity_bytes,
+            reserve,
+            limit: AtomicU64::new(config.capacity_bytes - reserve),
+            used: AtomicU64::new(0),
+            fenced: OnceLock::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Refuses if the volume is fenced or the store closed.
+    pub(super) fn check_writable(&self) -> Result<(), Error> {
+        if let Some(why) = self.fenced.get() {
+            return Err(Error::Fenced(why.clone()));
+        }
+        if self.is_closed() {
+            return Err(Error::Fenced("the store is closed".into()));
+        }
+        Ok(())
+    }
+
+    /// Why the volume is out of use, if it is.
+    pub(super) fn fenced(&self) -> Option<&str> {
+        self.fenced.get().map(String::as_str)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// Takes no writes from here on.
+    pub(super) fn close(&self) {
+        self.closed.store(true, SeqCst);
+    }
+
+    /// What a failed write means: no room is told to the caller, anything else
+    /// fences the volume for good.
+    pub(super) fn failed(&self, doing: &str, error: &io::Error) -> Error {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return Error::Exhausted(format!("no room on the volume: {doing}: {error}"));
+        }
+        self.fence(doing, error)
+    }
+
+    /// Fences the volume: something that was written may be lost.
+    pub(super) fn fence(&self, doing: &str, error: &io::Error) -> Error {
+        let why = self.fenced.get_or_init(|| {
+            tracing::error!(doing, %error, "volume fenced; the node goes on without it");
+            format!("{doing}: {error}")
+        });
+        Error::Fenced(why.clone())
+    }
+
+    /// Promises room, if there is enough.
+    pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        let limit = self.limit.load(Relaxed);
+        self.used
+            .fetch_update(Relaxed, Relaxed, |used| {
+                used.checked_add(bytes).filter(|sum| *sum <= limit)
+            })
+            .ok()?;
+        Some(Room {
+            volume: self.clone(),
+            bytes,
+        })
+    }
+
+    /// Counts bytes that took no promise: segment headers, the cleaner's copies.
+    pub(super) fn add(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes that are gone.
+    pub(super) fn free(&self, bytes: u64) {
+        let _ = self
+            .used
+            .fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(bytes)));
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    /// Most that may be used by blobs.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit.load(Relaxed)
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Bytes above which the cleaner begins before anybody has to wait for it.
+    pub(super) fn high_water(&self) -> u64 {
+        let limit = self.limit();
+        limit - limit / 16
+    }
+
+    /// Looks at how much room the volume really has.
+    pub(super) fn refresh_limit(&self) {
+        match self.disk.free_bytes() {
+            Ok(free) => {
+                let most = self.used().saturating_add(free).min(self.capacity);
+                self.limit.store(most.saturating_sub(self.reserve), Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell the free space of the volume"),
+        }
+    }
+}
+
+impl Room {
+    /// Turns part of the promise into bytes that are there to stay.
+    pub(super) fn keep(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.volume.free(self.bytes);
+    }
+}
