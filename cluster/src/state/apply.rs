@@ -300,7 +300,8 @@ fn check_room_for_epoch(state: &ClusterState) -> Result<(), Refusal> {
     ))
 }
 
-fn check_settings(settings: &Settings) -> Result<(), Refusal> {
+/// Refuses settings that do not fit together, with what was expected.
+pub fn check_settings(settings: &Settings) -> Result<(), String> {
     let (r, w) = (settings.replicas, settings.write_quorum);
     if !(1..=MAX_REPLICAS).contains(&r) {
         return Err(format!("replicas is {r}, expected 1 to {MAX_REPLICAS}"));
