@@ -17,7 +17,7 @@ use super::{
 use crate::{ClusterId, Epoch, Error, NodeId};
 
 /// Most copies of a blob. Beyond it a write costs more than any loss it guards against.
-pub const MAX_REPLICAS: u32 = 16;
+pub const MAX_REPLICAS: u32 = 9;
 
 /// Most rows of the node table: the table travels whole to every watcher.
 pub const MAX_MEMBERS: usize = 1_024;
@@ -36,6 +36,10 @@ pub const MAX_REFS_PER_COMMAND: usize = 4_096;
 /// Longest key of a ref: instance, URI and qualifiers together, in bytes.
 /// Keys are held in pages of the row store; BuildStream's take a few hundred.
 pub const MAX_REF_KEY_BYTES: usize = 16 * 1024;
+
+/// Most nodes that the first placement may wait for: a number that is never
+/// reached would leave the cluster without owners for ever.
+pub const MAX_INITIAL_NODES: u32 = 50;
 
 /// Longest wait for a leader that may be set: past it a client has given up.
 pub const MAX_REF_PATIENCE_MS: u32 = 60_000;
@@ -311,6 +315,12 @@ pub fn check_settings(settings: &Settings) -> Result<(), String> {
     }
     if settings.lease_seconds == 0 {
         return Err("lease_seconds is 0; what is reported present could be evicted at once".into());
+    }
+    let initial = settings.initial_nodes;
+    if !(1..=MAX_INITIAL_NODES).contains(&initial) {
+        return Err(format!(
+            "initial_nodes is {initial}, expected 1 to {MAX_INITIAL_NODES}"
+        ));
     }
     let patience = settings.ref_patience_ms;
     if patience > MAX_REF_PATIENCE_MS {

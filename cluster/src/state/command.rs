@@ -36,6 +36,24 @@ pub enum Command {
     Settle { settings: Settings },
 }
 
+impl Command {
+    /// How much text the command carries: nearly all of the bytes of one that
+    /// is large.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::SetRefs { keys, .. } => keys.iter().map(RefKey::text_bytes).sum(),
+            Self::RemoveRefs { refs } => refs.iter().map(|(key, _)| key.text_bytes()).sum(),
+            // Held to less by the limits on labels.
+            Self::Found { .. }
+            | Self::AddMember { .. }
+            | Self::Announce { .. }
+            | Self::Activate { .. }
+            | Self::Settle { .. } => 0,
+        }
+    }
+}
+
 /// What a command answers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Response {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::apply::{MAX_INITIAL_NODES, MAX_REF_PATIENCE_MS, MAX_REPLICAS};
+
 /// Cluster settings.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Settings {
@@ -61,7 +63,7 @@ impl Settings {
             expected,
         };
         let copies = || match value.parse() {
-            Ok(number @ 1..=9) => Ok(number),
+            Ok(number @ 1..=MAX_REPLICAS) => Ok(number),
             _ => Err(refuse("a number from 1 to 9")),
         };
         match name {
@@ -83,11 +85,11 @@ impl Settings {
                 }
             }
             "refs.patience" => match duration_ms(value).map(u32::try_from) {
-                Some(Ok(ms @ 0..=600_000)) => self.ref_patience_ms = ms,
-                _ => return Err(refuse("a duration from 0s to 10m, e.g. 5s")),
+                Some(Ok(ms @ 0..=MAX_REF_PATIENCE_MS)) => self.ref_patience_ms = ms,
+                _ => return Err(refuse("a duration from 0s to 60s, e.g. 5s")),
             },
             "initial_nodes" => match value.parse() {
-                Ok(number @ 1..=50) => self.initial_nodes = number,
+                Ok(number @ 1..=MAX_INITIAL_NODES) => self.initial_nodes = number,
                 _ => return Err(refuse("a number from 1 to 50")),
             },
             _ => return Err(SettingError::Unknown),
@@ -157,6 +159,8 @@ mod tests {
             ("lease", "99999999999999999999d"),
             ("refs.reads", "maybe"),
             ("refs.patience", "1y"),
+            ("refs.patience", "61s"),
+            ("initial_nodes", "0"),
             ("zonk", "1"),
         ] {
             let error = settings.set(name, value).unwrap_err().to_string();

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{
     apply::{
-        MAX_LABEL_BYTES, MAX_REF_KEY_BYTES, MAX_REF_PATIENCE_MS, MAX_REFS_PER_COMMAND,
-        MAX_REPLICAS, MAX_WEIGHT,
+        MAX_INITIAL_NODES, MAX_LABEL_BYTES, MAX_REF_KEY_BYTES, MAX_REF_PATIENCE_MS,
+        MAX_REFS_PER_COMMAND, MAX_REPLICAS, MAX_WEIGHT,
     },
     *,
 };
@@ -274,6 +274,14 @@ fn settings_are_checked_and_a_new_factor_begins_an_epoch() {
         },
         Settings {
             ref_patience_ms: MAX_REF_PATIENCE_MS + 1,
+            ..good.clone()
+        },
+        Settings {
+            initial_nodes: 0,
+            ..good.clone()
+        },
+        Settings {
+            initial_nodes: MAX_INITIAL_NODES + 1,
             ..good.clone()
         },
     ] {
