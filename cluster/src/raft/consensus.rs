@@ -254,8 +254,8 @@ impl RaftConsensus {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
-        if let Err(error) = self.machine.flush() {
-            tracing::warn!(%error, "applied state was not flushed; it will be rebuilt");
+        if let Err(error) = self.machine.close() {
+            tracing::warn!(%error, "applied state was not closed; it may have to be rebuilt");
         }
         let runtime = self
             .runtime

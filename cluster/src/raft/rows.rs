@@ -10,28 +10,38 @@
 //!   recent   last log index of a batch       → its requests, to know them again
 //!   meta     "position"                      → Position: last applied, membership
 //!            "state"                         → ClusterState
+//!            "side"                          → which of two `refs` and `recent` counts
 //! ```
+//!
+//! A snapshot is written to the side that does not count, and then the sides
+//! change places in one step. The tempting alternative, to clear the rows and
+//! fill them again, lets a reader meanwhile miss a ref that was there all along.
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    fs::File,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use sled::{
     Transactional,
     transaction::{ConflictableTransactionError, TransactionError},
 };
 
 use super::{
+    mark::Mark,
+    ref_key::{decode_key, encode_key},
     types::{LogId, StoredMembership},
     wire::{self, Wire},
 };
 use crate::{
     Error,
-    state::{ClusterState, Ref, RefKey, RefKind, RefRows, RequestId},
+    state::{ClusterState, Ref, RefKey, RefRows, RequestId},
 };
 
 /// Memory for sled's pages. sled uses some times more than it is told.
@@ -70,47 +80,100 @@ pub(super) type RecentBatch = (u64, Vec<(u64, RequestId)>);
 #[derive(Clone)]
 pub(super) struct Rows {
     db: sled::Db,
+    meta: sled::Tree,
+    /// The side that counts.
+    side: Arc<ArcSwap<Side>>,
+    dir: PathBuf,
+    mark: Mark,
+}
+
+/// One of two places for rows.
+struct Side {
+    number: u8,
     refs: sled::Tree,
     recent: sled::Tree,
-    meta: sled::Tree,
 }
 
 const POSITION: &[u8] = b"position";
 const STATE: &[u8] = b"state";
+const SIDE: &[u8] = b"side";
+
+impl Side {
+    fn open(db: &sled::Db, number: u8) -> io::Result<Self> {
+        Ok(Self {
+            number,
+            refs: db.open_tree(format!("refs {number}"))?,
+            recent: db.open_tree(format!("recent {number}"))?,
+        })
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        self.refs.clear()?;
+        self.recent.clear()?;
+        Ok(())
+    }
+}
 
 impl Rows {
     /// Opens the rows in a folder; creates them empty if they are missing. Rows
-    /// that cannot be read are thrown away, which `true` says: they have to be
-    /// restored.
+    /// that cannot be read, or not be believed, are thrown away, which `true`
+    /// says: they have to be restored.
     pub(super) fn open(dir: &Path) -> io::Result<(Self, bool)> {
-        match Self::try_open(dir) {
-            Ok(rows) => Ok((rows, false)),
+        std::fs::create_dir_all(dir)?;
+        let mark = Mark::new(dir);
+        let dir = dir.join("rows");
+        let mut wiped = false;
+        if dir.exists()
+            && let Some(doubt) = mark.doubt()?
+        {
+            tracing::warn!(
+                dir = %dir.display(),
+                doubt,
+                "applied state cannot be trusted; rebuilding it from the snapshot and the journal"
+            );
+            std::fs::remove_dir_all(&dir)?;
+            wiped = true;
+        }
+        mark.set_opening()?;
+        let rows = match Self::try_open(&dir, &mark) {
+            Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!(
                     dir = %dir.display(),
                     error = %error,
                     "applied state is damaged; rebuilding it from the snapshot and the journal"
                 );
-                std::fs::remove_dir_all(dir)?;
-                Ok((Self::try_open(dir)?, true))
+                std::fs::remove_dir_all(&dir)?;
+                wiped = true;
+                Self::try_open(&dir, &mark)?
             }
-        }
+        };
+        mark.set_open()?;
+        Ok((rows, wiped))
     }
 
-    fn try_open(dir: &Path) -> io::Result<Self> {
-        let dir = PathBuf::from(dir);
-        // Recovery of a damaged file may panic (sled issue 1387).
+    fn try_open(dir: &Path, mark: &Mark) -> io::Result<Self> {
+        // Recovery of a damaged file may panic (sled issue 1387). Where a panic
+        // ends the process instead, the mark tells the next start.
         let opened = catch_unwind(AssertUnwindSafe(|| -> io::Result<Self> {
             let db = sled::Config::new()
-                .path(&dir)
+                .path(dir)
                 .cache_capacity(CACHE_BYTES)
                 .flush_every_ms(Some(1_000))
                 .open()?;
+            let meta = db.open_tree("meta")?;
+            let number = match meta.get(SIDE)? {
+                None => 0,
+                Some(number) if *number == [0] => 0,
+                Some(number) if *number == [1] => 1,
+                Some(_) => return Err(invalid("side of the rows")),
+            };
             let rows = Self {
-                refs: db.open_tree("refs")?,
-                recent: db.open_tree("recent")?,
-                meta: db.open_tree("meta")?,
+                side: Arc::new(ArcSwap::from_pointee(Side::open(&db, number)?)),
+                meta,
                 db,
+                dir: dir.to_owned(),
+                mark: mark.clone(),
             };
             // All of it is read once: damage shows now or not at all.
             rows.position()?;
@@ -140,7 +203,8 @@ impl Rows {
     /// Requests of the batches that are not forgotten, in log order; with each
     /// the last index of its batch.
     pub(super) fn recent(&self) -> io::Result<Vec<RecentBatch>> {
-        self.recent
+        let side = self.side.load();
+        side.recent
             .iter()
             .map(|row| {
                 let (key, value) = row?;
@@ -161,7 +225,9 @@ impl Rows {
         let requests = last.map(|(last, _)| (last.to_be_bytes(), wire::encode(&batch.requests)));
         let position = wire::encode(position);
         let state = batch.state.as_ref().map(wire::encode);
-        let outcome = (&self.refs, &self.recent, &self.meta).transaction(|(to, recent, meta)| {
+        let side = self.side.load();
+        let trees = (&side.refs, &side.recent, &self.meta);
+        let outcome = trees.transaction(|(to, recent, meta)| {
             for (key, row) in &refs {
                 match row {
                     Some(row) => to.insert(key.as_slice(), row.as_slice())?,
@@ -180,13 +246,11 @@ impl Rows {
             meta.insert(POSITION, position.as_slice())?;
             Ok::<_, ConflictableTransactionError<Infallible>>(())
         });
-        outcome.map_err(|error| match error {
-            TransactionError::Abort(never) => match never {},
-            TransactionError::Storage(error) => error.into(),
-        })
+        outcome.map_err(storage_error)
     }
 
-    /// Throws everything away and takes over what is given.
+    /// Takes over what is given in place of everything, all or nothing; until
+    /// then readers find the old rows.
     pub(super) fn replace(
         &self,
         position: &Position,
@@ -194,44 +258,71 @@ impl Rows {
         recent: &[RecentBatch],
         refs: impl Iterator<Item = io::Result<(RefKey, Ref)>>,
     ) -> io::Result<()> {
-        // Without a position the rows count as empty: a crash from here until
-        // the last write leaves nothing that could be believed.
-        self.meta.clear()?;
-        self.refs.clear()?;
-        self.recent.clear()?;
+        let new = Side::open(&self.db, 1 - self.side.load().number)?;
+        // An earlier replacement may have been cut off half way.
+        new.clear()?;
         for row in refs {
             let (key, row) = row?;
-            self.refs.insert(encode_key(&key), wire::encode(&row))?;
+            new.refs.insert(encode_key(&key), wire::encode(&row))?;
         }
         for (last, requests) in recent {
             let requests = wire::encode(requests);
-            self.recent.insert(last.to_be_bytes(), requests)?;
+            new.recent.insert(last.to_be_bytes(), requests)?;
         }
-        self.meta.insert(STATE, wire::encode(state))?;
         self.db.flush()?;
-        self.meta.insert(POSITION, wire::encode(position))?;
+        let (state, position) = (wire::encode(state), wire::encode(position));
+        let outcome = self.meta.transaction(|meta| {
+            meta.insert(SIDE, &[new.number])?;
+            meta.insert(STATE, state.as_slice())?;
+            meta.insert(POSITION, position.as_slice())?;
+            Ok::<_, ConflictableTransactionError<Infallible>>(())
+        });
+        outcome.map_err(storage_error)?;
         self.db.flush()?;
-        Ok(())
+        let old = self.side.swap(Arc::new(new));
+        // Readers hold a side for one lookup. Emptied under their hands, it
+        // would tell them that a ref is not there.
+        while Arc::strong_count(&old) > 1 {
+            std::thread::yield_now();
+        }
+        old.clear()
     }
 
     /// Every ref, in order of its key.
     pub(super) fn refs(&self) -> impl Iterator<Item = io::Result<(RefKey, Ref)>> + Send + use<> {
-        self.refs.iter().map(|row| {
+        self.side.load().refs.iter().map(|row| {
             let (key, value) = row?;
             Ok((decode_key(&key)?, decode(&value)?))
         })
     }
 
-    pub(super) fn flush(&self) -> io::Result<()> {
+    /// Makes the rows durable and says so. Nothing may be written after it.
+    pub(super) fn close(&self) -> io::Result<()> {
         self.db.flush()?;
-        Ok(())
+        sync_folder(&self.dir)?;
+        self.mark.set_closed()
     }
+}
+
+/// Syncs a folder with all that is in it, which sled does not.
+fn sync_folder(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folder(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
 }
 
 impl RefRows for Rows {
     fn get(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
         let failed = |error| Error::io("cannot read a ref from applied state", error);
         let row = self
+            .side
+            .load()
             .refs
             .get(encode_key(key))
             .map_err(|e| failed(e.into()))?;
@@ -239,81 +330,15 @@ impl RefRows for Rows {
     }
 }
 
-/// Kind, instance, URI and qualifiers, each text ended by a zero byte that no
-/// text may have; so rows of one instance and a prefix of URIs are neighbours.
-fn encode_key(key: &RefKey) -> Vec<u8> {
-    let mut out = Vec::with_capacity(key.text_bytes() + 16);
-    out.push(match key.kind {
-        RefKind::Blob => 1,
-        RefKind::Directory => 2,
-        RefKind::BuildStream1 => 3,
-    });
-    let qualifiers = key
-        .qualifiers
-        .iter()
-        .flat_map(|(name, value)| [name.as_str(), value.as_str()]);
-    for text in [key.instance.as_str(), key.uri.as_str()]
-        .into_iter()
-        .chain(qualifiers)
-    {
-        for byte in text.bytes() {
-            // Zero and one are written as two bytes, in an order that keeps
-            // that of the texts.
-            match byte {
-                0 => out.extend([1, 1]),
-                1 => out.extend([1, 2]),
-                byte => out.push(byte),
-            }
-        }
-        out.push(0);
-    }
-    out
-}
-
-fn decode_key(bytes: &[u8]) -> io::Result<RefKey> {
-    let bad = || invalid("key of a ref");
-    let (kind, rest) = bytes.split_first().ok_or_else(bad)?;
-    let kind = match kind {
-        1 => RefKind::Blob,
-        2 => RefKind::Directory,
-        3 => RefKind::BuildStream1,
-        _ => return Err(bad()),
-    };
-    let mut texts = Vec::new();
-    let mut text = Vec::new();
-    let mut bytes = rest.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            0 => {
-                let text = String::from_utf8(std::mem::take(&mut text)).map_err(|_| bad())?;
-                texts.push(text);
-            }
-            1 => match bytes.next() {
-                Some(1) => text.push(0),
-                Some(2) => text.push(1),
-                _ => return Err(bad()),
-            },
-            byte => text.push(*byte),
-        }
-    }
-    let mut texts = texts.into_iter();
-    let (Some(instance), Some(uri), true) = (texts.next(), texts.next(), text.is_empty()) else {
-        return Err(bad());
-    };
-    let mut qualifiers = Vec::new();
-    while let Some(name) = texts.next() {
-        qualifiers.push((name, texts.next().ok_or_else(bad)?));
-    }
-    Ok(RefKey {
-        kind,
-        instance,
-        uri,
-        qualifiers,
-    })
-}
-
 fn decode<T: Wire>(bytes: &[u8]) -> io::Result<T> {
     wire::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn storage_error(error: TransactionError<Infallible>) -> io::Error {
+    match error {
+        TransactionError::Abort(never) => match never {},
+        TransactionError::Storage(error) => error.into(),
+    }
 }
 
 fn invalid(what: &str) -> io::Error {
@@ -321,35 +346,4 @@ fn invalid(what: &str) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn keys() -> impl Strategy<Value = RefKey> {
-        let kind = prop_oneof![
-            Just(RefKind::Blob),
-            Just(RefKind::Directory),
-            Just(RefKind::BuildStream1)
-        ];
-        let text = "[a-c\u{0}\u{1}\u{2}é/]{0,6}";
-        let qualifiers = proptest::collection::vec((text, text), 0..3);
-        (kind, text, text, qualifiers)
-            .prop_map(|(kind, instance, uri, rest)| RefKey::new(kind, instance, uri, rest))
-    }
-
-    proptest! {
-        #[test]
-        fn keys_come_back_and_keep_their_order(a in keys(), b in keys()) {
-            prop_assert_eq!(&decode_key(&encode_key(&a)).unwrap(), &a);
-            prop_assert_eq!(encode_key(&a).cmp(&encode_key(&b)), a.cmp(&b));
-        }
-
-        #[test]
-        fn arbitrary_bytes_are_refused_not_believed(bytes: Vec<u8>) {
-            if let Ok(key) = decode_key(&bytes) {
-                prop_assert_eq!(encode_key(&key), bytes);
-            }
-        }
-    }
-}
+pub(super) mod tests;

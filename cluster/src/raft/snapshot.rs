@@ -22,7 +22,7 @@ use std::{
 
 use super::{
     rows::{Position, RecentBatch},
-    types::SnapshotFile,
+    types::{LogId, SnapshotFile},
     wire::{self, Wire},
 };
 use crate::{
@@ -115,6 +115,16 @@ impl Snapshots {
 
     pub(super) fn read(&self, file: &SnapshotFile) -> io::Result<(Head, Reader)> {
         Reader::open(&*self.disk, &file.path)
+    }
+
+    /// Reads a snapshot from end to end: it is whole, and as of `last`.
+    pub(super) fn verify(&self, file: &SnapshotFile, last: Option<LogId>) -> io::Result<Head> {
+        let (head, mut refs) = self.read(file)?;
+        if head.position.last != last {
+            return Err(damaged("it is not the one that was announced"));
+        }
+        refs.try_for_each(|row| row.map(drop))?;
+        Ok(head)
     }
 
     /// Begins a snapshot of this node's own.
@@ -268,11 +278,6 @@ impl Reader {
         }
         self.offset += 8 + u64::from(len);
         Ok((len > 0).then_some(content))
-    }
-
-    /// Reads to the end, to know that the file is whole.
-    pub(super) fn check(self) -> io::Result<()> {
-        self.into_iter().try_for_each(|row| row.map(drop))
     }
 }
 

@@ -130,8 +130,10 @@ impl StateMachine {
         &self.shared.snapshots
     }
 
-    pub(super) fn flush(&self) -> io::Result<()> {
-        self.shared.rows.flush()
+    /// Makes the rows durable, so that the next start may believe them. Only
+    /// after Raft has stopped.
+    pub(super) fn close(&self) -> io::Result<()> {
+        self.shared.rows.close()
     }
 
     /// Applies entries in one transaction; one answer for each.
@@ -337,20 +339,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let expected = meta.last_log_id;
         let head = tokio::task::spawn_blocking(move || {
             // The whole file is read before anything is given up for it.
-            let (head, reader) = shared.snapshots.read(&file)?;
-            if head.position.last != expected {
-                return Err(io::Error::other(
-                    "snapshot is not the one that was announced",
-                ));
-            }
-            reader.check()?;
+            let head = shared.snapshots.verify(&file, expected)?;
+            // A snapshot that is being built would mix the rows of before and
+            // after under the position of before.
+            *shared.capture() = None;
             // Durable first: from here a restart finds it and installs it.
             let file = shared.snapshots.publish(&head.position, file)?;
             let (head, refs) = shared.snapshots.read(&file)?;
             shared
                 .rows
                 .replace(&head.position, &head.state, &head.recent, refs)?;
-            Ok(head)
+            Ok::<_, io::Error>(head)
         })
         .await
         .map_err(io::Error::other)??;
@@ -473,3 +472,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         Ok(RaftSnapshot { meta, snapshot })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,7 +210,7 @@ impl Cluster {
 
     /// Overwrites the middle of every file of the applied state.
     pub(crate) fn damage_state(&self, index: usize) {
-        let dir = self.node_dir(index).join("state");
+        let dir = self.node_dir(index).join("state/rows");
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {

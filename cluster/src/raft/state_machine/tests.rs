@@ -1,0 +1,222 @@
+//! What is applied, when it is applied again, and what snapshots hold.
+
+use std::collections::BTreeMap;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    ClusterId,
+    journal::disk::RealDisk,
+    raft::{
+        rows::tests::{key, value},
+        types::{CommittedLeaderId, Entry, Proposal},
+    },
+    state::{Command, Settings},
+};
+
+/// A node's state machine with its folders.
+struct Node {
+    dir: TempDir,
+    machine: Option<StateMachine>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("raft")).unwrap();
+        let mut node = Self { dir, machine: None };
+        node.open();
+        node
+    }
+
+    fn open(&mut self) {
+        // sled's lock goes with the last handle.
+        self.machine = None;
+        let disk = Arc::new(RealDisk::new(self.dir.path().join("raft")));
+        let machine = StateMachine::open(&self.dir.path().join("state"), disk).unwrap();
+        self.machine = Some(machine);
+    }
+
+    fn machine(&mut self) -> &mut StateMachine {
+        self.machine.as_mut().unwrap()
+    }
+
+    /// Applies one command; what the entry answers is in the rows.
+    async fn apply(&mut self, index: u64, request: u128, command: Command) {
+        let entry = Entry {
+            log_id: log_id(index),
+            payload: EntryPayload::Normal(Proposal {
+                request: RequestId(request),
+                command,
+            }),
+        };
+        let entries = futures::stream::iter([Ok((entry, None))]);
+        self.machine().apply(entries).await.unwrap();
+    }
+
+    async fn found(&mut self) {
+        let command = Command::Found {
+            cluster: ClusterId(1),
+            settings: Settings::default(),
+        };
+        self.apply(1, 1, command).await;
+    }
+
+    async fn set(&mut self, index: u64, number: u64) {
+        self.apply(index, index.into(), set(number, index)).await;
+    }
+
+    fn rows(&mut self) -> BTreeMap<RefKey, u64> {
+        let rows = self.machine().shared.rows.refs();
+        rows.map(|row| row.map(|(key, row)| (key, row.revision)))
+            .collect::<io::Result<_>>()
+            .unwrap()
+    }
+
+    async fn snapshot(&mut self) -> Snapshot {
+        let mut builder = self.machine().get_snapshot_builder().await;
+        builder.build_snapshot().await.unwrap()
+    }
+
+    /// Takes over a snapshot of another node, as if it had come by the network.
+    async fn install(&mut self, from: &Node, snapshot: &Snapshot) -> io::Result<()> {
+        let bytes = std::fs::read(from.dir.path().join("raft").join(&snapshot.snapshot.path));
+        let mut writer = self.machine().snapshots().temporary()?;
+        writer.append(&bytes?)?;
+        let file = writer.close()?;
+        self.machine().install_snapshot(&snapshot.meta, file).await
+    }
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId {
+        leader_id: CommittedLeaderId { term: 1 },
+        index,
+    }
+}
+
+fn set(number: u64, content: u64) -> Command {
+    Command::SetRefs {
+        keys: vec![key(number)],
+        value: value(content),
+    }
+}
+
+fn revisions(expected: &[(u64, u64)]) -> BTreeMap<RefKey, u64> {
+    expected
+        .iter()
+        .map(|(number, revision)| (key(*number), *revision))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_proposal_that_is_sent_again_is_applied_once() {
+    let (mut node, mut other) = (Node::new(), Node::new());
+    node.found().await;
+    node.apply(2, 77, set(1, 1)).await;
+    node.apply(3, 78, set(1, 2)).await;
+    node.apply(4, 77, set(1, 1)).await;
+    assert_eq!(
+        node.rows(),
+        revisions(&[(1, 3)]),
+        "the newer push was undone"
+    );
+    // Also after a restart, and on a node that came by a snapshot.
+    node.open();
+    node.apply(5, 77, set(1, 1)).await;
+    assert_eq!(node.rows(), revisions(&[(1, 3)]), "forgotten by a restart");
+    let snapshot = node.snapshot().await;
+    other.install(&node, &snapshot).await.unwrap();
+    other.apply(6, 78, set(1, 2)).await;
+    assert_eq!(
+        other.rows(),
+        revisions(&[(1, 3)]),
+        "forgotten by a snapshot"
+    );
+}
+
+#[tokio::test]
+async fn a_snapshot_holds_what_was_applied_when_it_began() {
+    let (mut node, mut other) = (Node::new(), Node::new());
+    node.found().await;
+    node.set(2, 1).await;
+    node.set(3, 2).await;
+    let mut builder = node.machine().get_snapshot_builder().await;
+    // One changed, one added, one removed, all before the builder looks.
+    node.set(4, 1).await;
+    node.set(5, 3).await;
+    let remove = Command::RemoveRefs {
+        refs: vec![(key(2), 3)],
+    };
+    node.apply(6, 6, remove).await;
+    let snapshot = builder.build_snapshot().await.unwrap();
+    assert_eq!(snapshot.meta.last_log_id, Some(log_id(3)));
+    other.install(&node, &snapshot).await.unwrap();
+    assert_eq!(other.rows(), revisions(&[(1, 2), (2, 3)]));
+    assert_eq!(*other.machine().applied().borrow(), 3);
+    assert_eq!(node.rows(), revisions(&[(1, 4), (3, 5)]));
+}
+
+#[tokio::test]
+async fn a_snapshot_under_way_is_given_up_for_one_that_is_installed() {
+    let (mut node, mut leader) = (Node::new(), Node::new());
+    for node in [&mut node, &mut leader] {
+        node.found().await;
+        node.set(2, 1).await;
+    }
+    let mut builder = node.machine().get_snapshot_builder().await;
+    leader.set(3, 2).await;
+    let newer = leader.snapshot().await;
+    node.install(&leader, &newer).await.unwrap();
+    // It would hold row 2 under a position before it.
+    builder.build_snapshot().await.unwrap_err();
+    let newest = node
+        .machine()
+        .get_current_snapshot()
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(newest.meta, newer.meta);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_damaged_on_the_way_changes_nothing() {
+    let (mut node, mut leader) = (Node::new(), Node::new());
+    for node in [&mut node, &mut leader] {
+        node.found().await;
+        node.set(2, 1).await;
+    }
+    leader.set(3, 2).await;
+    let snapshot = leader.snapshot().await;
+    let path = leader.dir.path().join("raft").join(&snapshot.snapshot.path);
+    let mut bytes = std::fs::read(&path).unwrap();
+    for cut in [bytes.len() - 8, bytes.len() / 2, 20] {
+        std::fs::write(&path, &bytes[..cut]).unwrap();
+        node.install(&leader, &snapshot).await.unwrap_err();
+    }
+    let last = bytes.len() - 20;
+    bytes[last] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    node.install(&leader, &snapshot).await.unwrap_err();
+    assert_eq!(node.rows(), revisions(&[(1, 2)]));
+    node.open();
+    assert_eq!(node.rows(), revisions(&[(1, 2)]));
+}
+
+#[tokio::test]
+async fn rows_lost_to_a_power_cut_come_back_from_the_snapshot() {
+    let mut node = Node::new();
+    node.found().await;
+    node.set(2, 1).await;
+    node.snapshot().await;
+    node.set(3, 2).await;
+    std::fs::write(node.dir.path().join("state/mark"), "open another-boot").unwrap();
+    node.open();
+    // The snapshot gives what it has; openraft applies the rest from the log.
+    assert_eq!(node.rows(), revisions(&[(1, 2)]));
+    let (last, _) = node.machine().applied_state().await.unwrap();
+    assert_eq!(last, Some(log_id(2)));
+    node.set(3, 2).await;
+    assert_eq!(node.rows(), revisions(&[(1, 2), (2, 3)]));
+}
