@@ -52,6 +52,12 @@ use crate::{
 const QUEUE_LIMIT: usize = 8_192;
 /// Proposals in one batch: one message and one fsync.
 const BATCH_LIMIT: usize = 256;
+/// Text in one proposal at most. The log, messages and batches of the rows are
+/// bounded by multiples of it; the services' own limits are below it.
+const PROPOSAL_BYTES: usize = 4 << 20;
+/// Text after which a batch takes no further proposals. Batches stay well under
+/// the largest message, or none of their proposals would ever reach a leader.
+const BATCH_BYTES: usize = 8 << 20;
 /// Batches under way. More would only queue at the leader.
 const BATCHES_IN_FLIGHT: usize = 8;
 
@@ -343,6 +349,12 @@ impl RaftConsensus {
 #[async_trait]
 impl Consensus for RaftConsensus {
     async fn propose(&self, command: Command) -> Result<Response, Error> {
+        let bytes = command.text_bytes();
+        if bytes > PROPOSAL_BYTES {
+            return Err(Error::Invalid(format!(
+                "keys of {bytes} bytes in one change, at most {PROPOSAL_BYTES} are taken"
+            )));
+        }
         let request = RequestId(rand::random());
         let proposal = Proposal { request, command };
         self.ask("agree on a change", &self.proposals, |answer| Pending {
@@ -386,16 +398,28 @@ async fn batches(this: Arc<RaftConsensus>, mut queued: mpsc::Receiver<Pending>) 
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
             return;
         };
-        let mut batch = Vec::new();
-        if queued.recv_many(&mut batch, BATCH_LIMIT).await == 0 {
+        let Some(first) = queued.recv().await else {
             return;
-        }
+        };
+        let batch = gather(first, &mut queued);
         let this = Arc::clone(&this);
         tokio::spawn(async move {
             carry(&this, batch).await;
             drop(permit);
         });
     }
+}
+
+/// A batch of what waits, as long as it fits into one message.
+fn gather(first: Pending, queued: &mut mpsc::Receiver<Pending>) -> Vec<Pending> {
+    let mut bytes = first.proposal.command.text_bytes();
+    let mut batch = vec![first];
+    while batch.len() < BATCH_LIMIT && bytes < BATCH_BYTES {
+        let Ok(next) = queued.try_recv() else { break };
+        bytes += next.proposal.command.text_bytes();
+        batch.push(next);
+    }
+    batch
 }
 
 /// Sends a batch until all of it is applied or nobody waits for it any more.
@@ -504,4 +528,47 @@ async fn rounds(this: Arc<RaftConsensus>, mut asked: mpsc::Receiver<Waiter<()>>)
 async fn pause() {
     let pause = rand::rng().random_range(RETRY_LEAST..RETRY_MOST);
     sleep(pause).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        raft::{network::MESSAGE_LIMIT_BYTES, rows::tests::value, wire},
+        state::RefKind,
+    };
+
+    fn pending(keys: usize, key_bytes: usize) -> Pending {
+        let uri = |number| format!("{number:0>key_bytes$}");
+        let keys = (0..keys)
+            .map(|number| RefKey::new(RefKind::Blob, "", uri(number), vec![]))
+            .collect();
+        let command = Command::SetRefs {
+            keys,
+            value: value(1),
+        };
+        let request = RequestId(1);
+        Pending {
+            proposal: Proposal { request, command },
+            answer: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn a_batch_of_the_largest_proposals_fits_into_a_message() {
+        for (waiting, keys, key_bytes, expected) in
+            [(BATCH_LIMIT + 5, 1, 10, BATCH_LIMIT), (5, 256, 16 << 10, 2)]
+        {
+            let (sender, mut queued) = mpsc::channel(QUEUE_LIMIT);
+            for _ in 0..waiting {
+                sender.try_send(pending(keys, key_bytes)).ok().unwrap();
+            }
+            let first = queued.try_recv().unwrap();
+            assert!(first.proposal.command.text_bytes() <= PROPOSAL_BYTES);
+            let batch = gather(first, &mut queued);
+            assert_eq!(batch.len(), expected);
+            let proposals: Vec<_> = batch.into_iter().map(|pending| pending.proposal).collect();
+            assert!(wire::encode(&proposals).len() < MESSAGE_LIMIT_BYTES / 2);
+        }
+    }
 }
