@@ -130,7 +130,13 @@ impl RaftApi for Service {
                 .await?;
                 appended.map_err(failed)?;
             }
-            blocking(move || writer.close()).await?.map_err(failed)
+            let file = blocking(move || writer.close()).await?.map_err(failed)?;
+            // openraft takes a snapshot that cannot be installed for a broken
+            // disk and stops for good: a torn one must not come that far.
+            let (snapshots, last) = (self.snapshots.clone(), head.meta.last_log_id);
+            blocking(move || snapshots.verify(&file, last).map(|_| file))
+                .await?
+                .map_err(|error| Status::data_loss(format!("the snapshot is damaged: {error}")))
         };
         let snapshot = received
             .await
@@ -215,3 +221,6 @@ async fn blocking<T: Send + 'static>(
         .await
         .map_err(|error| Status::internal(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests;
