@@ -17,7 +17,7 @@ pub(super) const TIME_MAX: u32 = u32::MAX >> 1;
 /// Tells the store time.
 pub(super) struct Clock {
     opened: Instant,
-    /// Store time when it was opened, and what tests added since.
+    /// Store time when it was opened; tests add to it.
     base: AtomicU32,
 }
 
@@ -39,6 +39,7 @@ impl Clock {
     }
 
     /// Makes time pass.
+    #[cfg(test)]
     pub(super) fn advance(&self, seconds: u32) {
         self.base.fetch_add(seconds, Ordering::Relaxed);
     }

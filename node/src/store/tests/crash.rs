@@ -43,7 +43,7 @@ async fn put(store: &LocalStore, disk: &SimDisk, seed: u64, len: usize) -> Ackno
 /// Opens what each power cut leaves, from `from` operations on.
 async fn check_cuts(disk: &SimDisk, from: usize, blobs: &[Acknowledged], samples: u64) {
     for at in from..=disk.operations() {
-        let sampled = (0..samples).map(|seed| Keep::Sampled(seed));
+        let sampled = (0..samples).map(Keep::Sampled);
         for keep in sampled.chain([Keep::Nothing, Keep::Everything]) {
             check_cut(disk, at, keep, blobs).await;
         }
