@@ -23,20 +23,21 @@ use std::{
 
 use async_trait::async_trait;
 use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage};
-use rand::{Rng, seq::IteratorRandom};
+use rand::seq::IteratorRandom;
 use tokio::{
     runtime::Runtime,
-    sync::{Semaphore, mpsc, oneshot, watch},
-    time::{Instant, sleep, timeout, timeout_at},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout, timeout_at},
 };
 use weir_proto::cluster::raft_server::RaftServer;
 
 use super::{
     Consensus, Raft, RaftConfig, Roles,
-    forms::{ForwardAnswer, Forwarded, ReadIndexAnswer},
+    batches::{self, Pending},
     leader,
     network::Network,
-    server::{self, Service},
+    rounds,
+    server::Service,
     state_machine::StateMachine,
     types::{Proposal, RaftNode, TypeConfig},
 };
@@ -49,19 +50,10 @@ use crate::{
 };
 
 /// Proposals that wait; beyond it callers are held back.
-const QUEUE_LIMIT: usize = 8_192;
-/// Proposals in one batch: one message and one fsync.
-const BATCH_LIMIT: usize = 256;
-/// Batches under way. More would only queue at the leader.
-const BATCHES_IN_FLIGHT: usize = 8;
-
-/// Before a batch or a round is tried again, at least and at most.
-const RETRY_LEAST: Duration = Duration::from_millis(20);
-const RETRY_MOST: Duration = Duration::from_millis(200);
-
+pub(super) const QUEUE_LIMIT: usize = 8_192;
 /// How long one message to the leader may take. Less than the patience of
 /// callers, so that a leader that is silent is not waited for alone.
-const LEADER_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const LEADER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a leader that stops waits for another to take over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
@@ -97,20 +89,15 @@ pub struct RaftConsensus {
     pub(super) raft: Raft,
     cluster: ClusterId,
     machine: StateMachine,
-    network: Network,
+    pub(super) network: Network,
     proposals: mpsc::Sender<Pending>,
     barriers: mpsc::Sender<Waiter<()>>,
     /// Taken when Raft stops. A std mutex: held for one `take`.
     runtime: Mutex<Option<Runtime>>,
 }
 
-type Waiter<T> = oneshot::Sender<Result<T, Error>>;
-
-/// A proposal and who waits for it.
-struct Pending {
-    proposal: Proposal,
-    answer: Waiter<Response>,
-}
+/// Who waits for an answer.
+pub(super) type Waiter<T> = oneshot::Sender<Result<T, Error>>;
 
 impl RaftConsensus {
     /// Starts this node's part. The peer listener has to serve
@@ -171,8 +158,8 @@ impl RaftConsensus {
             barriers,
             runtime: Mutex::new(Some(runtime)),
         });
-        tokio::spawn(batches(Arc::clone(&this), queued));
-        tokio::spawn(rounds(Arc::clone(&this), asked));
+        tokio::spawn(batches::run(Arc::clone(&this), queued));
+        tokio::spawn(rounds::run(Arc::clone(&this), asked));
         tokio::spawn(leader::run(Arc::clone(&this)));
         Ok(this)
     }
@@ -279,7 +266,7 @@ impl RaftConsensus {
 
     /// Whom to ask: the leader, or else any other member, who may know it. A
     /// node whose address changed hears of no leader until it has told its own.
-    fn whom_to_ask(&self) -> Option<u64> {
+    pub(super) fn whom_to_ask(&self) -> Option<u64> {
         self.leader().or_else(|| {
             let state = self.machine.state();
             let state = state.borrow();
@@ -288,7 +275,7 @@ impl RaftConsensus {
         })
     }
 
-    async fn wait_applied(&self, index: u64) {
+    pub(super) async fn wait_applied(&self, index: u64) {
         // The sender lives as long as the state machine, which we hold.
         let _ = self
             .machine
@@ -298,7 +285,7 @@ impl RaftConsensus {
     }
 
     /// The leader, as far as it is known here.
-    fn leader(&self) -> Option<u64> {
+    pub(super) fn leader(&self) -> Option<u64> {
         self.raft.metrics().borrow_watched().current_leader
     }
 
@@ -376,132 +363,4 @@ impl Consensus for RaftConsensus {
             last_applied: metrics.last_applied.map_or(0, |last| last.index),
         }
     }
-}
-
-/// Gathers proposals into batches.
-async fn batches(this: Arc<RaftConsensus>, mut queued: mpsc::Receiver<Pending>) {
-    let in_flight = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
-    loop {
-        // A permit first: proposals that come meanwhile join the batch.
-        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
-            return;
-        };
-        let mut batch = Vec::new();
-        if queued.recv_many(&mut batch, BATCH_LIMIT).await == 0 {
-            return;
-        }
-        let this = Arc::clone(&this);
-        tokio::spawn(async move {
-            carry(&this, batch).await;
-            drop(permit);
-        });
-    }
-}
-
-/// Sends a batch until all of it is applied or nobody waits for it any more.
-async fn carry(this: &RaftConsensus, mut batch: Vec<Pending>) {
-    let mut hint = None;
-    loop {
-        batch.retain(|pending| !pending.answer.is_closed());
-        if batch.is_empty() {
-            return;
-        }
-        let proposals: Vec<_> = batch
-            .iter()
-            .map(|pending| pending.proposal.clone())
-            .collect();
-        let answer = match hint.take().or_else(|| this.whom_to_ask()) {
-            None => ForwardAnswer::NotLeader(None),
-            Some(id) if id == this.me.0 => server::write(&this.raft, proposals).await,
-            Some(id) => match this.network.forward(id, &proposals, LEADER_DEADLINE).await {
-                Ok(answer) => answer,
-                Err(error) => ForwardAnswer::Failed(error.to_string()),
-            },
-        };
-        match answer {
-            ForwardAnswer::Done(answers) => {
-                let mut lost = Vec::new();
-                let last = answers.iter().filter_map(Forwarded::index).max();
-                if let Some(last) = last {
-                    this.wait_applied(last).await;
-                }
-                // Should there be fewer answers, the rest is sent again.
-                let mut answers = answers.into_iter();
-                for pending in batch {
-                    match answers.next() {
-                        Some(Forwarded::Applied { response, .. }) => {
-                            // Whoever gave up waiting knows that it may have happened.
-                            let _ = pending.answer.send(Ok(response));
-                        }
-                        Some(Forwarded::Lost) | None => lost.push(pending),
-                    }
-                }
-                batch = lost;
-            }
-            ForwardAnswer::NotLeader(Some(id)) if id != this.me.0 && this.leader() != Some(id) => {
-                hint = Some(id);
-                continue;
-            }
-            ForwardAnswer::NotLeader(_) => {}
-            ForwardAnswer::Failed(cause) => tracing::debug!(cause, "a batch is sent again"),
-        }
-        if !batch.is_empty() {
-            pause().await;
-        }
-    }
-}
-
-/// Answers barriers, all that wait in one round.
-async fn rounds(this: Arc<RaftConsensus>, mut asked: mpsc::Receiver<Waiter<()>>) {
-    loop {
-        let mut waiters = Vec::new();
-        if asked.recv_many(&mut waiters, QUEUE_LIMIT).await == 0 {
-            return;
-        }
-        let mut hint = None;
-        loop {
-            waiters.retain(|waiter| !waiter.is_closed());
-            if waiters.is_empty() {
-                break;
-            }
-            let answer = match hint.take().or_else(|| this.whom_to_ask()) {
-                None => ReadIndexAnswer::NotLeader(None),
-                Some(id) if id == this.me.0 => {
-                    // A leader cut off from its voters waits for their answers:
-                    // not for ever.
-                    timeout(LEADER_DEADLINE, server::read_index(&this.raft))
-                        .await
-                        .unwrap_or_else(|_| ReadIndexAnswer::Failed("no majority answers".into()))
-                }
-                Some(id) => match this.network.read_index(id, LEADER_DEADLINE).await {
-                    Ok(answer) => answer,
-                    Err(error) => ReadIndexAnswer::Failed(error.to_string()),
-                },
-            };
-            match answer {
-                ReadIndexAnswer::Index(index) => {
-                    this.wait_applied(index).await;
-                    for waiter in waiters.drain(..) {
-                        let _ = waiter.send(Ok(()));
-                    }
-                }
-                ReadIndexAnswer::NotLeader(Some(id))
-                    if id != this.me.0 && this.leader() != Some(id) =>
-                {
-                    hint = Some(id);
-                }
-                ReadIndexAnswer::NotLeader(_) => pause().await,
-                ReadIndexAnswer::Failed(cause) => {
-                    tracing::debug!(cause, "a read barrier is tried again");
-                    pause().await;
-                }
-            }
-        }
-    }
-}
-
-/// With jitter, so that nodes do not ask a new leader all at once.
-async fn pause() {
-    let pause = rand::rng().random_range(RETRY_LEAST..RETRY_MOST);
-    sleep(pause).await;
 }

@@ -1,6 +1,8 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+mod batches;
+mod builder;
 mod config;
 mod consensus;
 mod forms;
@@ -8,6 +10,8 @@ mod leader;
 mod log_store;
 pub mod memory;
 mod network;
+mod recent;
+mod rounds;
 mod rows;
 mod server;
 mod snapshot;
