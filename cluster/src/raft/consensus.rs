@@ -299,7 +299,10 @@ impl RaftConsensus {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.patience();
         let asked = async {
-            let stopped = || Error::Internal("raft on this node has stopped".into());
+            let stopped = || Error::Unreachable {
+                node: self.me,
+                cause: "raft on this node has stopped".into(),
+            };
             queue.send(make(answer)).await.map_err(|_| stopped())?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         };

@@ -128,7 +128,7 @@ impl Default for ListenConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            filter: "info,openraft=warn".into(),
+            filter: "info,openraft=error".into(),
             format: LogFormat::Text,
         }
     }
