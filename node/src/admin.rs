@@ -67,8 +67,7 @@ impl Admin {
         if let Some(node) = down.first() {
             let names: Vec<_> = down.iter().map(|node| node.name.as_str()).collect();
             weaker.push(format!(
-                "{} of 16384 slots miss an owner: {} down ({}) (P2)",
-                under_replicated,
+                "{under_replicated} of 16384 slots miss an owner: {} down ({}) (P2)",
                 names.join(", "),
                 node.volume
             ));

@@ -15,6 +15,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -25,7 +26,7 @@ use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     assemble::Node,
@@ -64,6 +65,7 @@ struct Served {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    raise_open_files();
     let data = DataDir::open(&config.node.data)?;
     let sockets = Sockets::open(&config.listen).await?;
     let (node, routes) = Node::start(&config, &data).await?;
@@ -94,6 +96,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     node.close().await?;
     info!("stopped");
     Ok(())
+}
+
+/// Allows as many open files as the system grants. The store keeps each segment
+/// open, and each client is a socket; many systems begin with 1,024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, open_files = ?limit.current, "the limit of open files stays as it is");
+    }
 }
 
 impl Sockets {

@@ -23,20 +23,21 @@ use std::{
 
 use async_trait::async_trait;
 use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage};
-use rand::{Rng, seq::IteratorRandom};
+use rand::seq::IteratorRandom;
 use tokio::{
     runtime::Runtime,
-    sync::{Semaphore, mpsc, oneshot, watch},
-    time::{Instant, sleep, timeout, timeout_at},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout, timeout_at},
 };
 use weir_proto::cluster::raft_server::RaftServer;
 
 use super::{
     Consensus, Raft, RaftConfig, Roles,
-    forms::{ForwardAnswer, Forwarded, ReadIndexAnswer},
+    batches::{self, Pending},
     leader,
     network::Network,
-    server::{self, Service},
+    rounds,
+    server::Service,
     state_machine::StateMachine,
     types::{Proposal, RaftNode, TypeConfig},
 };
@@ -49,25 +50,14 @@ use crate::{
 };
 
 /// Proposals that wait; beyond it callers are held back.
-const QUEUE_LIMIT: usize = 8_192;
-/// Proposals in one batch: one message and one fsync.
-const BATCH_LIMIT: usize = 256;
+pub(super) const QUEUE_LIMIT: usize = 8_192;
 /// Text in one proposal at most. The log, messages and batches of the rows are
 /// bounded by multiples of it; the services' own limits are below it.
-const PROPOSAL_BYTES: usize = 4 << 20;
-/// Text after which a batch takes no further proposals. Batches stay well under
-/// the largest message, or none of their proposals would ever reach a leader.
-const BATCH_BYTES: usize = 8 << 20;
-/// Batches under way. More would only queue at the leader.
-const BATCHES_IN_FLIGHT: usize = 8;
-
-/// Before a batch or a round is tried again, at least and at most.
-const RETRY_LEAST: Duration = Duration::from_millis(20);
-const RETRY_MOST: Duration = Duration::from_millis(200);
+pub(super) const PROPOSAL_BYTES: usize = 4 << 20;
 
 /// How long one message to the leader may take. Less than the patience of
 /// callers, so that a leader that is silent is not waited for alone.
-const LEADER_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const LEADER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a leader that stops waits for another to take over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
@@ -103,20 +93,15 @@ pub struct RaftConsensus {
     pub(super) raft: Raft,
     cluster: ClusterId,
     machine: StateMachine,
-    network: Network,
+    pub(super) network: Network,
     proposals: mpsc::Sender<Pending>,
     barriers: mpsc::Sender<Waiter<()>>,
     /// Taken when Raft stops. A std mutex: held for one `take`.
     runtime: Mutex<Option<Runtime>>,
 }
 
-type Waiter<T> = oneshot::Sender<Result<T, Error>>;
-
-/// A proposal and who waits for it.
-struct Pending {
-    proposal: Proposal,
-    answer: Waiter<Response>,
-}
+/// Who waits for an answer.
+pub(super) type Waiter<T> = oneshot::Sender<Result<T, Error>>;
 
 impl RaftConsensus {
     /// Starts this node's part. The peer listener has to serve
@@ -177,8 +162,8 @@ impl RaftConsensus {
             barriers,
             runtime: Mutex::new(Some(runtime)),
         });
-        tokio::spawn(batches(Arc::clone(&this), queued));
-        tokio::spawn(rounds(Arc::clone(&this), asked));
+        tokio::spawn(batches::run(Arc::clone(&this), queued));
+        tokio::spawn(rounds::run(Arc::clone(&this), asked));
         tokio::spawn(leader::run(Arc::clone(&this)));
         Ok(this)
     }
@@ -285,7 +270,7 @@ impl RaftConsensus {
 
     /// Whom to ask: the leader, or else any other member, who may know it. A
     /// node whose address changed hears of no leader until it has told its own.
-    fn whom_to_ask(&self) -> Option<u64> {
+    pub(super) fn whom_to_ask(&self) -> Option<u64> {
         self.leader().or_else(|| {
             let state = self.machine.state();
             let state = state.borrow();
@@ -294,7 +279,7 @@ impl RaftConsensus {
         })
     }
 
-    async fn wait_applied(&self, index: u64) {
+    pub(super) async fn wait_applied(&self, index: u64) {
         // The sender lives as long as the state machine, which we hold.
         let _ = self
             .machine
@@ -304,7 +289,7 @@ impl RaftConsensus {
     }
 
     /// The leader, as far as it is known here.
-    fn leader(&self) -> Option<u64> {
+    pub(super) fn leader(&self) -> Option<u64> {
         self.raft.metrics().borrow_watched().current_leader
     }
 
@@ -318,7 +303,10 @@ impl RaftConsensus {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.patience();
         let asked = async {
-            let stopped = || Error::Internal("raft on this node has stopped".into());
+            let stopped = || Error::Unreachable {
+                node: self.me,
+                cause: "raft on this node has stopped".into(),
+            };
             queue.send(make(answer)).await.map_err(|_| stopped())?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         };
@@ -386,189 +374,6 @@ impl Consensus for RaftConsensus {
             learners: membership.learner_ids().map(NodeId).collect(),
             term: metrics.current_term,
             last_applied: metrics.last_applied.map_or(0, |last| last.index),
-        }
-    }
-}
-
-/// Gathers proposals into batches.
-async fn batches(this: Arc<RaftConsensus>, mut queued: mpsc::Receiver<Pending>) {
-    let in_flight = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
-    loop {
-        // A permit first: proposals that come meanwhile join the batch.
-        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
-            return;
-        };
-        let Some(first) = queued.recv().await else {
-            return;
-        };
-        let batch = gather(first, &mut queued);
-        let this = Arc::clone(&this);
-        tokio::spawn(async move {
-            carry(&this, batch).await;
-            drop(permit);
-        });
-    }
-}
-
-/// A batch of what waits, as long as it fits into one message.
-fn gather(first: Pending, queued: &mut mpsc::Receiver<Pending>) -> Vec<Pending> {
-    let mut bytes = first.proposal.command.text_bytes();
-    let mut batch = vec![first];
-    while batch.len() < BATCH_LIMIT && bytes < BATCH_BYTES {
-        let Ok(next) = queued.try_recv() else { break };
-        bytes += next.proposal.command.text_bytes();
-        batch.push(next);
-    }
-    batch
-}
-
-/// Sends a batch until all of it is applied or nobody waits for it any more.
-async fn carry(this: &RaftConsensus, mut batch: Vec<Pending>) {
-    let mut hint = None;
-    loop {
-        batch.retain(|pending| !pending.answer.is_closed());
-        if batch.is_empty() {
-            return;
-        }
-        let proposals: Vec<_> = batch
-            .iter()
-            .map(|pending| pending.proposal.clone())
-            .collect();
-        let answer = match hint.take().or_else(|| this.whom_to_ask()) {
-            None => ForwardAnswer::NotLeader(None),
-            Some(id) if id == this.me.0 => server::write(&this.raft, proposals).await,
-            Some(id) => match this.network.forward(id, &proposals, LEADER_DEADLINE).await {
-                Ok(answer) => answer,
-                Err(error) => ForwardAnswer::Failed(error.to_string()),
-            },
-        };
-        match answer {
-            ForwardAnswer::Done(answers) => {
-                let mut lost = Vec::new();
-                let last = answers.iter().filter_map(Forwarded::index).max();
-                if let Some(last) = last {
-                    this.wait_applied(last).await;
-                }
-                // Should there be fewer answers, the rest is sent again.
-                let mut answers = answers.into_iter();
-                for pending in batch {
-                    match answers.next() {
-                        Some(Forwarded::Applied { response, .. }) => {
-                            // Whoever gave up waiting knows that it may have happened.
-                            let _ = pending.answer.send(Ok(response));
-                        }
-                        Some(Forwarded::Lost) | None => lost.push(pending),
-                    }
-                }
-                batch = lost;
-            }
-            ForwardAnswer::NotLeader(Some(id)) if id != this.me.0 && this.leader() != Some(id) => {
-                hint = Some(id);
-                continue;
-            }
-            ForwardAnswer::NotLeader(_) => {}
-            ForwardAnswer::Failed(cause) => tracing::debug!(cause, "a batch is sent again"),
-        }
-        if !batch.is_empty() {
-            pause().await;
-        }
-    }
-}
-
-/// Answers barriers, all that wait in one round.
-async fn rounds(this: Arc<RaftConsensus>, mut asked: mpsc::Receiver<Waiter<()>>) {
-    loop {
-        let mut waiters = Vec::new();
-        if asked.recv_many(&mut waiters, QUEUE_LIMIT).await == 0 {
-            return;
-        }
-        let mut hint = None;
-        loop {
-            waiters.retain(|waiter| !waiter.is_closed());
-            if waiters.is_empty() {
-                break;
-            }
-            let answer = match hint.take().or_else(|| this.whom_to_ask()) {
-                None => ReadIndexAnswer::NotLeader(None),
-                Some(id) if id == this.me.0 => {
-                    // A leader cut off from its voters waits for their answers:
-                    // not for ever.
-                    timeout(LEADER_DEADLINE, server::read_index(&this.raft))
-                        .await
-                        .unwrap_or_else(|_| ReadIndexAnswer::Failed("no majority answers".into()))
-                }
-                Some(id) => match this.network.read_index(id, LEADER_DEADLINE).await {
-                    Ok(answer) => answer,
-                    Err(error) => ReadIndexAnswer::Failed(error.to_string()),
-                },
-            };
-            match answer {
-                ReadIndexAnswer::Index(index) => {
-                    this.wait_applied(index).await;
-                    for waiter in waiters.drain(..) {
-                        let _ = waiter.send(Ok(()));
-                    }
-                }
-                ReadIndexAnswer::NotLeader(Some(id))
-                    if id != this.me.0 && this.leader() != Some(id) =>
-                {
-                    hint = Some(id);
-                }
-                ReadIndexAnswer::NotLeader(_) => pause().await,
-                ReadIndexAnswer::Failed(cause) => {
-                    tracing::debug!(cause, "a read barrier is tried again");
-                    pause().await;
-                }
-            }
-        }
-    }
-}
-
-/// With jitter, so that nodes do not ask a new leader all at once.
-async fn pause() {
-    let pause = rand::rng().random_range(RETRY_LEAST..RETRY_MOST);
-    sleep(pause).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        raft::{network::MESSAGE_LIMIT_BYTES, rows::tests::value, wire},
-        state::RefKind,
-    };
-
-    fn pending(keys: usize, key_bytes: usize) -> Pending {
-        let uri = |number| format!("{number:0>key_bytes$}");
-        let keys = (0..keys)
-            .map(|number| RefKey::new(RefKind::Blob, "", uri(number), vec![]))
-            .collect();
-        let command = Command::SetRefs {
-            keys,
-            value: value(1),
-        };
-        let request = RequestId(1);
-        Pending {
-            proposal: Proposal { request, command },
-            answer: oneshot::channel().0,
-        }
-    }
-
-    #[test]
-    fn a_batch_of_the_largest_proposals_fits_into_a_message() {
-        for (waiting, keys, key_bytes, expected) in
-            [(BATCH_LIMIT + 5, 1, 10, BATCH_LIMIT), (5, 256, 16 << 10, 2)]
-        {
-            let (sender, mut queued) = mpsc::channel(QUEUE_LIMIT);
-            for _ in 0..waiting {
-                sender.try_send(pending(keys, key_bytes)).ok().unwrap();
-            }
-            let first = queued.try_recv().unwrap();
-            assert!(first.proposal.command.text_bytes() <= PROPOSAL_BYTES);
-            let batch = gather(first, &mut queued);
-            assert_eq!(batch.len(), expected);
-            let proposals: Vec<_> = batch.into_iter().map(|pending| pending.proposal).collect();
-            assert!(wire::encode(&proposals).len() < MESSAGE_LIMIT_BYTES / 2);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+mod batches;
+mod builder;
 mod config;
 mod consensus;
 mod forms;
@@ -9,7 +11,9 @@ mod log_store;
 mod mark;
 pub mod memory;
 mod network;
+mod recent;
 mod ref_key;
+mod rounds;
 mod rows;
 mod server;
 mod snapshot;

@@ -9,7 +9,7 @@
 //! a copy of all refs in memory, costs as much memory as there are refs.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::BTreeMap,
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,30 +17,27 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use openraft::{
-    EntryPayload, RaftSnapshotBuilder,
+    EntryPayload,
     storage::{EntryResponder, RaftStateMachine, Snapshot as RaftSnapshot},
 };
 use tokio::sync::watch;
 
 use super::{
-    rows::{Batch, Position, RecentBatch, Rows},
-    snapshot::{Head, Snapshots, Writer},
+    builder::Builder,
+    recent::Recent,
+    rows::{Batch, Position, Rows},
+    snapshot::{Head, Snapshots},
     types::{LogId, Payload, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
     Error,
     journal::disk::Disk,
-    state::{self, ClusterState, Ref, RefKey, RefRows, RequestId, Response},
+    state::{self, ClusterState, Ref, RefKey, RefRows, Response},
 };
 
 /// Entries applied in one transaction. More would delay answers more than it
 /// saves.
 const BATCH_ENTRIES: usize = 512;
-
-/// A proposal that comes again within this many log entries is known and not
-/// applied again. At 30,000 entries a second it covers four seconds of retries;
-/// part of the agreed state, so never to be changed alone.
-const REMEMBERED_ENTRIES: u64 = 131_072;
 
 /// The applied state. Clones share it.
 #[derive(Clone)]
@@ -48,9 +45,9 @@ pub(super) struct StateMachine {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    rows: Rows,
-    snapshots: Snapshots,
+pub(super) struct Shared {
+    pub(super) rows: Rows,
+    pub(super) snapshots: Snapshots,
     /// Std mutexes: held for short synchronous sections, never across an await.
     memory: Mutex<Memory>,
     capture: Mutex<Option<Capture>>,
@@ -67,19 +64,11 @@ struct Memory {
 
 /// Rows as they were when a snapshot began, for those that changed since.
 #[derive(Default)]
-struct Capture {
+pub(super) struct Capture {
     /// Which builder it belongs to: one that was given up must neither take
     /// nor clear the notes of its successor.
-    builder: u64,
-    rows: BTreeMap<RefKey, Option<Ref>>,
-}
-
-/// Requests that were applied lately.
-#[derive(Default)]
-struct Recent {
-    by_request: HashMap<RequestId, u64>,
-    /// Batches in log order, each by its last index.
-    batches: VecDeque<RecentBatch>,
+    pub(super) builder: u64,
+    pub(super) rows: BTreeMap<RefKey, Option<Ref>>,
 }
 
 impl StateMachine {
@@ -221,7 +210,7 @@ impl Shared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
+    pub(super) fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
         self.capture.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -236,51 +225,6 @@ impl Shared {
             }
         }
         Ok(())
-    }
-}
-
-impl Recent {
-    fn restore(batches: Vec<RecentBatch>) -> Self {
-        let mut recent = Self::default();
-        for (_, requests) in batches {
-            recent.advance(requests, &[]);
-        }
-        recent
-    }
-
-    /// The revision that a request got when it was applied, in the batch under
-    /// way or before. The distance decides, and not what happens to be in
-    /// memory, so that all nodes decide alike.
-    fn find(&self, request: RequestId, now: u64, batch: &[(u64, RequestId)]) -> Option<u64> {
-        let in_batch = batch.iter().find(|(_, known)| *known == request);
-        in_batch
-            .map(|(index, _)| *index)
-            .or_else(|| self.by_request.get(&request).copied())
-            .filter(|index| index + REMEMBERED_ENTRIES >= now)
-    }
-
-    /// Batches that are too old to matter when the log has come to `now`.
-    fn outdated(&self, now: u64) -> Vec<u64> {
-        self.batches
-            .iter()
-            .map(|(last, _)| *last)
-            .take_while(|last| last + REMEMBERED_ENTRIES < now)
-            .collect()
-    }
-
-    fn advance(&mut self, requests: Vec<(u64, RequestId)>, forget: &[u64]) {
-        for _ in forget {
-            for (index, request) in self.batches.pop_front().map_or(Vec::new(), |batch| batch.1) {
-                if self.by_request.get(&request) == Some(&index) {
-                    self.by_request.remove(&request);
-                }
-            }
-        }
-        if let Some((last, _)) = requests.last() {
-            self.by_request
-                .extend(requests.iter().map(|(index, request)| (*request, *index)));
-            self.batches.push_back((*last, requests));
-        }
     }
 }
 
@@ -385,7 +329,7 @@ impl StateMachine {
         let head = Head {
             position: memory.position.clone(),
             state: ClusterState::clone(&self.shared.state.borrow()),
-            recent: memory.recent.batches.iter().cloned().collect(),
+            recent: memory.recent.batches(),
         };
         drop(memory);
         Builder {
@@ -396,80 +340,10 @@ impl StateMachine {
     }
 }
 
-fn meta(position: &Position) -> SnapshotMeta {
+pub(super) fn meta(position: &Position) -> SnapshotMeta {
     SnapshotMeta {
         last_log_id: position.last,
         last_membership: position.membership.clone(),
-    }
-}
-
-/// Builds one snapshot. While it exists, changed rows are noted.
-pub(super) struct Builder {
-    id: u64,
-    shared: Arc<Shared>,
-    head: Head,
-}
-
-impl Shared {
-    fn build(&self, builder: u64, head: &Head) -> io::Result<SnapshotFile> {
-        let mut writer = self.snapshots.write(head)?;
-        let path = writer.path().to_owned();
-        self.write_rows(builder, &mut writer)
-            .and_then(|()| self.snapshots.publish(&head.position, writer.finish()?))
-            .inspect_err(|_| self.snapshots.discard(&path))
-    }
-
-    fn write_rows(&self, builder: u64, writer: &mut Writer) -> io::Result<()> {
-        for row in self.rows.refs() {
-            let (key, row) = row?;
-            // Looked up after the row was read: who changes a row notes the old
-            // one first.
-            let noted = match &*self.capture() {
-                Some(capture) if capture.builder == builder => capture.rows.contains_key(&key),
-                _ => return Err(given_up()),
-            };
-            if !noted {
-                writer.push(key, row)?;
-            }
-        }
-        let notes = self.take_notes(builder).ok_or_else(given_up)?;
-        for (key, old) in notes {
-            if let Some(old) = old {
-                writer.push(key, old)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the notes of a builder.
-    fn take_notes(&self, builder: u64) -> Option<BTreeMap<RefKey, Option<Ref>>> {
-        self.capture()
-            .take_if(|capture| capture.builder == builder)
-            .map(|capture| capture.rows)
-    }
-}
-
-fn given_up() -> io::Error {
-    io::Error::other("this snapshot was given up for a newer one")
-}
-
-impl Drop for Builder {
-    fn drop(&mut self) {
-        self.shared.take_notes(self.id);
-    }
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = SnapshotFile;
-
-    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (id, shared) = (self.id, Arc::clone(&self.shared));
-        let head = std::mem::take(&mut self.head);
-        let meta = meta(&head.position);
-        let snapshot = tokio::task::spawn_blocking(move || shared.build(id, &head))
-            .await
-            .map_err(io::Error::other)??;
-        Ok(RaftSnapshot { meta, snapshot })
     }
 }
 

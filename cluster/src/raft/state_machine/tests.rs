@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use openraft::RaftSnapshotBuilder;
 use tempfile::TempDir;
 
 use super::*;
@@ -12,7 +13,7 @@ use crate::{
         rows::tests::{key, value},
         types::{CommittedLeaderId, Entry, Proposal},
     },
-    state::{Command, Settings},
+    state::{Command, RequestId, Settings},
 };
 
 /// A node's state machine with its folders.

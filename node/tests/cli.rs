@@ -1,0 +1,241 @@
+//! The `weir` binary as an operator meets it: commands, files, messages.
+//!
+//! Protects: a wrong start is refused with what to do, and changes nothing; a
+//! cluster begins and grows by `init`, `join` and `serve`.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// How long a node may take to serve or to stop: far more than it does.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One node's folder, configuration and, while it runs, process.
+struct Node {
+    dir: PathBuf,
+    admin: String,
+    running: Option<Child>,
+}
+
+fn weir(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(args)
+        .env_remove("WEIR_CONFIG")
+        .env_remove("WEIR_NODE")
+        .output()
+        .unwrap()
+}
+
+/// Asserts that a command failed and said this.
+fn refused(args: &[&str], advice: &str) {
+    let output = weir(args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "weir {args:?} succeeded");
+    assert!(text.contains(advice), "weir {args:?} said: {text}");
+}
+
+fn succeeds(args: &[&str]) -> String {
+    let output = weir(args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "weir {args:?} failed: {text}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Node {
+    fn new(root: &Path, name: &str) -> Self {
+        let dir = root.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        // Held together, so that the three differ.
+        let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [client, peer, admin] = sockets.map(|socket| socket.local_addr().unwrap());
+        let text = format!(
+            "[node]\nname = {name:?}\nzone = \"zone-of-{name}\"\nhost = {name:?}\ndata = {:?}\n\
+             [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nadmin = \"{admin}\"\n",
+            dir.join("data")
+        );
+        fs::write(dir.join("weir.toml"), text).unwrap();
+        Self {
+            dir,
+            admin: format!("http://{admin}"),
+            running: None,
+        }
+    }
+
+    fn config(&self) -> String {
+        self.dir.join("weir.toml").display().to_string()
+    }
+
+    fn data(&self) -> String {
+        self.dir.join("data").display().to_string()
+    }
+
+    fn serve(&mut self) {
+        let log = fs::File::create(self.dir.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(["serve", "--config", &self.config()])
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.running = Some(child);
+    }
+
+    /// The status document, once it fits.
+    fn status(&self, fits: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let output = weir(&["status", "--json", "--node", &self.admin]);
+            let status = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+            if fits(&status) {
+                return status;
+            }
+            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            assert!(began.elapsed() < LIMIT, "status stays {status}\n{log}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            let pid = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            let status = child.wait().unwrap();
+            assert!(status.success(), "{status}");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.running {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn a_wrong_start_is_refused_with_what_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::new(root.path(), "n1");
+    let config = node.config();
+    let serve = ["serve", "--config", &config];
+    let init = ["init", "--config", &config];
+    refused(
+        &["serve", "--config", "/nowhere/weir.toml"],
+        "name the file with --config",
+    );
+    refused(&serve, "run `weir init`");
+    refused(
+        &["serve", "--config", &config, "--set", "node.weight=0"],
+        "from 1 to 100",
+    );
+    refused(
+        &["init", "--config", &config, "--setting", "write_quorum=4"],
+        "write_quorum is 4",
+    );
+    refused(
+        &["join", "--config", &config, "--node", "http://127.0.0.1:1"],
+        "no node answers",
+    );
+    refused(&serve, "run `weir init`");
+    succeeds(&init);
+    refused(&init, "start it with `weir serve`");
+    node.serve();
+    node.status(|status| status["leader"] == "n1");
+    refused(&serve, "in use by another process");
+    refused(&["fsck", &node.data()], "in use by another process");
+    node.stop();
+    assert!(succeeds(&["fsck", &node.data()]).contains("0 damaged"));
+    let identity = Path::new(&node.data()).join("node.json");
+    let text = fs::read_to_string(&identity).unwrap();
+    fs::write(&identity, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    refused(&serve, "start it with the weir that wrote it");
+}
+
+#[test]
+fn check_config_reports_every_fault_and_prints_every_default() {
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::new(root.path(), "n1");
+    let config = node.config();
+    let printed = succeeds(&["check-config", "--config", &config]);
+    for section in ["[node]", "[listen]", "[store]", "[raft]", "[api]", "[log]"] {
+        assert!(printed.contains(section), "{printed}");
+    }
+    fs::write(
+        &config,
+        "[node]\nname = 1\n[raft]\nheartbeat_ms = 5\n[stor]\n",
+    )
+    .unwrap();
+    let output = weir(&["check-config", "--config", &config]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    for fault in [
+        "weir.toml:2: node.name",
+        "weir.toml:5: stor",
+        "raft.heartbeat_ms",
+    ] {
+        assert!(text.contains(fault), "{text}");
+    }
+}
+
+#[test]
+fn a_cluster_begins_by_init_and_grows_by_join() {
+    let root = tempfile::tempdir().unwrap();
+    let mut nodes = ["n1", "n2", "n3"].map(|name| Node::new(root.path(), name));
+    succeeds(&[
+        "init",
+        "--config",
+        &nodes[0].config(),
+        "--setting",
+        "initial_nodes=3",
+    ]);
+    nodes[0].serve();
+    nodes[0].status(|status| status["leader"] == "n1");
+    let admin = nodes[0].admin.clone();
+    for node in &mut nodes[1..] {
+        succeeds(&["join", "--config", &node.config(), "--node", &admin]);
+        node.serve();
+    }
+    // A name that is taken is refused, and nothing is left behind.
+    let double = Node::new(&root.path().join("elsewhere"), "n2");
+    refused(
+        &["join", "--config", &double.config(), "--node", &admin],
+        "the name \"n2\" is taken",
+    );
+    refused(&["serve", "--config", &double.config()], "run `weir init`");
+    for node in &nodes {
+        let status = node.status(|status| {
+            let rows = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+            let votes = |row: &&Value| row["role"] == "leader" || row["role"] == "voter";
+            rows.iter().all(|row| row["state"] == "active")
+                && rows.iter().filter(votes).count() == 3
+        });
+        assert_eq!(status["epoch"], 1);
+        assert_eq!(status["under_replicated"], 0);
+        assert_eq!(status["weaker"], Value::Array(vec![]), "{status}");
+        for key in ["name", "id", "zone", "state", "role", "blobs", "bytes"] {
+            assert!(status["nodes"][0].get(key).is_some(), "{key}");
+        }
+    }
+    // Without a node the cluster says what is weaker, and a leader is found.
+    nodes[0].stop();
+    let status = nodes[1].status(|status| {
+        status["nodes"][0]["state"] == "down"
+            && !status["leader"].is_null()
+            && status["leader"] != "n1"
+    });
+    assert_eq!(status["under_replicated"], 16_384);
+    assert!(
+        status["weaker"][0].as_str().unwrap().contains("n1 down"),
+        "{status}"
+    );
+    for node in &mut nodes[1..] {
+        node.stop();
+    }
+}
