@@ -19,7 +19,9 @@ use weir_node::store::{LocalStore, StoreConfig, fsck};
 
 /// Tells the child process where to write.
 const CHILD_DIR: &str = "WEIR_POWER_CUT_DIR";
-const ROUNDS: u64 = 4;
+const ROUNDS: u64 = 8;
+/// Acknowledgements before a cut; the child is some hundred ahead of them.
+const ENOUGH: usize = 300;
 const VOLUME_BYTES: u64 = 512 << 20;
 
 fn config() -> StoreConfig {
@@ -162,7 +164,7 @@ fn prepare(dir: &Path) -> Result<Volume, String> {
 }
 
 /// Lets a child write to the volume, cuts the power after `enough` blobs were
-/// acknowledged; returns all that were.
+/// acknowledged, and returns those.
 fn write_and_cut(volume: &Volume, round: u64, enough: usize) -> Vec<Digest> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_writes", "--nocapture"])
@@ -192,8 +194,8 @@ fn write_and_cut(volume: &Volume, round: u64, enough: usize) -> Vec<Digest> {
     volume.cut_power().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    // What was printed before the cut counts as well.
-    while take(&mut acknowledged) {}
+    // What was acknowledged after the cut was ordered is unknown: a sync that
+    // is under way when a file system is shut down may still report success.
     acknowledged
 }
 
@@ -210,7 +212,7 @@ fn acknowledged_blobs_survive_the_shutdown_of_a_real_file_system() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut all = Vec::new();
     for round in 0..ROUNDS {
-        all.extend(write_and_cut(&volume, round, 150));
+        all.extend(write_and_cut(&volume, round, ENOUGH));
         volume.unmount().unwrap();
         volume.mount().unwrap();
         let store = open(&volume.mount);
