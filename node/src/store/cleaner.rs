@@ -95,7 +95,7 @@ fn survey(core: &Core, now: u32) -> Survey {
         Claim::Cold => unit.last_use = unit.last_use.max(uses.access()),
     };
     core.index.each_shard(|shard| {
-        for entry in &shard.small {
+        for entry in shard.small.iter() {
             if let Some(unit) = segments.get_mut(&entry.location.segment) {
                 note(unit, record_len(entry.size), &entry.uses);
             }

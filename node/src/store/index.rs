@@ -13,6 +13,8 @@ use std::sync::{
 use hashbrown::HashTable;
 use weir_cluster::{Digest, blob::SMALL_BLOB_BYTES};
 
+use super::table::Table;
+
 /// Enough that two threads seldom want the same one.
 pub(super) const SHARDS: usize = 64;
 
@@ -60,7 +62,7 @@ pub(super) enum Claim {
 
 #[derive(Default)]
 pub(super) struct Shard {
-    pub(super) small: HashTable<Small>,
+    pub(super) small: Table,
     pub(super) large: HashTable<Large>,
 }
 
@@ -82,6 +84,10 @@ impl Small {
             hash: self.hash,
             size: u64::from(self.size),
         }
+    }
+
+    pub(super) fn is(&self, digest: &Digest) -> bool {
+        self.hash == digest.hash && u64::from(self.size) == digest.size
     }
 }
 
@@ -178,22 +184,17 @@ impl Index {
 
     /// Adds a small blob, or moves it to where it is now.
     pub(super) fn put_small(&self, digest: Digest, location: Location, uses: Uses) {
-        let size = digest.size as u32;
         let mut shard = self.write(shard_of(&digest.hash));
-        let entry = shard.small.entry(
-            self.key(&digest.hash),
-            |entry| entry.hash == digest.hash && entry.size == size,
-            |entry| self.key(&entry.hash),
-        );
-        match entry {
-            hashbrown::hash_table::Entry::Occupied(mut held) => held.get_mut().location = location,
-            hashbrown::hash_table::Entry::Vacant(free) => {
-                free.insert(Small {
+        match shard.small.find_mut(self.key(&digest.hash), &digest) {
+            Some(held) => held.location = location,
+            None => {
+                let entry = Small {
                     hash: digest.hash,
-                    size,
+                    size: digest.size as u32,
                     location,
                     uses,
-                });
+                };
+                shard.small.insert(entry, |entry| self.key(&entry.hash));
                 self.count(digest.size);
             }
         }
@@ -203,9 +204,7 @@ impl Index {
     /// second chance is taken.
     pub(super) fn move_small(&self, digest: &Digest, from: Location, to: Location) {
         let mut shard = self.write(shard_of(&digest.hash));
-        let found = shard.small.find_mut(self.key(&digest.hash), |entry| {
-            entry.hash == digest.hash && u64::from(entry.size) == digest.size
-        });
+        let found = shard.small.find_mut(self.key(&digest.hash), digest);
         if let Some(entry) = found
             && entry.location == from
         {
@@ -236,19 +235,16 @@ impl Index {
         agreed: impl FnOnce(&Uses) -> bool,
     ) -> bool {
         let mut shard = self.write(shard_of(&digest.hash));
-        let found = shard.small.find_entry(self.key(&digest.hash), |entry| {
-            entry.hash == digest.hash
-                && u64::from(entry.size) == digest.size
-                && entry.location == location
-        });
-        match found {
-            Ok(entry) if agreed(&entry.get().uses) => {
-                entry.remove();
-                self.discount(digest.size);
-                true
-            }
-            _ => false,
+        let key = self.key(&digest.hash);
+        let found = shard.small.find(key, digest);
+        let goes = found.is_some_and(|entry| entry.location == location && agreed(&entry.uses));
+        if goes {
+            shard
+                .small
+                .remove(key, digest, |entry| self.key(&entry.hash));
+            self.discount(digest.size);
         }
+        goes
     }
 
     /// Takes a large blob out if `agreed` by its claim.
@@ -298,9 +294,7 @@ impl Index {
         for entry in entries {
             blobs += 1;
             bytes += u64::from(entry.size);
-            let key = self.key(&entry.hash);
-            held.small
-                .insert_unique(key, entry, |entry| self.key(&entry.hash));
+            held.small.insert(entry, |entry| self.key(&entry.hash));
         }
         self.blobs.fetch_add(blobs, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
@@ -318,9 +312,7 @@ impl Index {
     }
 
     fn find_small<'a>(&self, shard: &'a Shard, digest: &Digest) -> Option<&'a Small> {
-        shard.small.find(self.key(&digest.hash), |entry| {
-            entry.hash == digest.hash && u64::from(entry.size) == digest.size
-        })
+        shard.small.find(self.key(&digest.hash), digest)
     }
 
     fn key(&self, hash: &[u8; 32]) -> u64 {

@@ -58,6 +58,7 @@ mod record;
 mod recover;
 mod scan;
 mod segments;
+mod table;
 #[cfg(test)]
 mod tests;
 mod upload;
