@@ -10,6 +10,7 @@ use super::{
     appender::{Job, Queue, stopped},
     clock::Clock,
     files::{self, Names},
+    fsck,
     index::{Index, Location},
     keeper::Keeper,
     quarantine::Quarantine,
@@ -108,12 +109,14 @@ impl Core {
         Error::Corrupt(*digest)
     }
 
-    /// Takes a damaged large copy out of use.
+    /// Takes a damaged large copy out of use. Reads the file again, to the end.
     pub(super) fn set_aside_large(&self, digest: &Digest, why: &str) -> Error {
-        // The name may have been given to a good copy meanwhile; then that one
-        // goes as well, and is brought again.
         let _name = self.names.lock(digest);
-        if self.index.remove_large_if(digest, |_| true) {
+        // Meanwhile the copy may have been evicted and a good one stored under
+        // its name, which somebody was told is durable.
+        let opened = self.volume.disk.open(&files::path(digest));
+        let is_good = opened.and_then(|file| fsck::is_intact(&*file, digest));
+        if !is_good.unwrap_or(false) && self.index.remove_large_if(digest, |_| true) {
             if let Some(len) = files::file_len(digest.size) {
                 self.volume.free(len);
             }

@@ -94,13 +94,19 @@ pub(super) fn publish(
     let folder = folder(digest.hash[0]);
     if !*exists {
         disk.create_dir(&folder)?;
-        disk.sync_dir(Path::new(DIR))?;
+        disk.sync_dir(Path::new(DIR)).map_err(sync_failed)?;
         *exists = true;
     }
     disk.rename(from, &path(digest))?;
     // A rename is sure only when both folders are synced.
-    disk.sync_dir(&folder)?;
-    disk.sync_dir(Path::new(TEMP_DIR))
+    disk.sync_dir(&folder).map_err(sync_failed)?;
+    disk.sync_dir(Path::new(TEMP_DIR)).map_err(sync_failed)
+}
+
+/// A sync that failed is never tried again, whatever its reason: hides that it
+/// may have been a lack of room, which would be no reason to fence the volume.
+fn sync_failed(error: io::Error) -> io::Error {
+    io::Error::other(error)
 }
 
 pub(super) fn folder(first: u8) -> PathBuf {

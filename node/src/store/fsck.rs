@@ -20,7 +20,7 @@ use super::{
     OpenError, checkpoint, files,
     index::Location,
     record::ALIGN,
-    scan::{Found, Verify, scan},
+    scan::{Found, Verify, is_unwritten, scan},
     segments::{self, SEGMENT_HEADER},
 };
 
@@ -87,7 +87,12 @@ fn check_segments(
 ) -> Result<HashMap<Location, Digest>, OpenError> {
     let mut intact = HashMap::new();
     let mut blobs = HashSet::new();
-    for name in names(disk, Path::new(segments::DIR))? {
+    let names = names(disk, Path::new(segments::DIR))?;
+    let newest = names
+        .iter()
+        .filter_map(|name| segments::number_of(name))
+        .max();
+    for name in names {
         let Some(number) = segments::number_of(&name) else {
             report.damage(format!("segments/{name} is no segment"));
             continue;
@@ -103,7 +108,7 @@ fn check_segments(
             Ok(Some(_)) => {}
             _ => report.damage(format!("segment {number}: header is damaged")),
         }
-        scan(
+        let scanned = scan(
             &*file,
             SEGMENT_HEADER,
             Verify::Digests,
@@ -119,19 +124,27 @@ fn check_segments(
                         report.bytes += digest.size;
                     }
                 }
-                Found::Bad {
-                    offset,
-                    digest: Some(digest),
-                } => report.damage(format!("segment {number} offset {offset}: blob {digest}")),
-                Found::Bad {
-                    offset,
-                    digest: None,
-                } => report.damage(format!("segment {number} offset {offset}: no record")),
+                Found::Bad { offset, digest } => damaged_record(report, number, offset, digest),
             },
         )
         .map_err(OpenError::io("cannot read a segment"))?;
+        // The newest segment may end in a write that was cut off.
+        let is_newest = newest == Some(number);
+        let torn = is_newest || is_unwritten(&*file, scanned.end).unwrap_or(false);
+        if scanned.unreadable || !torn {
+            for found in scanned.rest {
+                if let Found::Bad { offset, digest } = found {
+                    damaged_record(report, number, offset, digest);
+                }
+            }
+        }
     }
     Ok(intact)
+}
+
+fn damaged_record(report: &mut FsckReport, segment: u32, offset: u64, digest: Option<Digest>) {
+    let what = digest.map_or("no record".into(), |digest| format!("blob {digest}"));
+    report.damage(format!("segment {segment} offset {offset}: {what}"));
 }
 
 fn check_files(disk: &dyn Disk, repair: bool, report: &mut FsckReport) -> Result<(), OpenError> {
@@ -170,7 +183,7 @@ fn check_files(disk: &dyn Disk, repair: bool, report: &mut FsckReport) -> Result
 }
 
 /// Whether trailer, checksums and hash all match.
-fn is_intact(file: &dyn DiskFile, digest: &Digest) -> io::Result<bool> {
+pub(super) fn is_intact(file: &dyn DiskFile, digest: &Digest) -> io::Result<bool> {
     let Some(trailer) = files::read_trailer(file, digest)? else {
         return Ok(false);
     };

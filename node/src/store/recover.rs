@@ -22,7 +22,7 @@ use super::{
     files::{self, Trailer},
     index::{Location, Uses},
     record::ALIGN,
-    scan::{Found, Verify, scan},
+    scan::{Found, Scanned, Verify, is_unwritten, scan},
     segments::{self, SEGMENT_HEADER, Segment},
 };
 
@@ -67,8 +67,10 @@ pub(super) fn recover(core: &mut Core) -> Result<(), OpenError> {
         .map_err(OpenError::io("cannot read the mark of a closed store"))?;
     let found = open_segments(core)?;
     let head = load_checkpoint(core, &found, &mut recovered)?;
+    let newest = found.keys().next_back().copied();
     for (number, segment) in found {
-        recover_segment(core, number, segment, head.as_ref(), &mut recovered)?;
+        let newest = newest == Some(number);
+        recover_segment(core, number, segment, newest, head.as_ref(), &mut recovered)?;
     }
     recover_files(core, &mut recovered)?;
     core.clock = Clock::from(recovered.time);
@@ -174,6 +176,7 @@ fn recover_segment(
     core: &Core,
     number: u32,
     segment: OpenSegment,
+    newest: bool,
     head: Option<&Head>,
     recovered: &mut Recovered,
 ) -> Result<(), OpenError> {
@@ -184,7 +187,7 @@ fn recover_segment(
     };
     let start = start.max(SEGMENT_HEADER);
     let end = match start < segment.len {
-        true => scan_segment(core, number, &*segment.file, start, recovered)?,
+        true => scan_segment(core, number, &*segment.file, start, newest, recovered)?,
         false => start,
     };
     if end == SEGMENT_HEADER {
@@ -200,35 +203,53 @@ fn recover_segment(
     Ok(())
 }
 
-/// Indexes the records from `start`; returns where they end.
+/// Indexes the records from `start`; returns where the segment ends.
+///
+/// A write that was cut off can only be at the end of the newest segment, as
+/// each was synced before the next began. Anything else that is no record is
+/// damage: it is reported and left where it is, and what cannot be read now is
+/// never cut off, since it may hold records.
 fn scan_segment(
     core: &Core,
     number: u32,
     file: &dyn DiskFile,
     start: u64,
+    newest: bool,
     recovered: &mut Recovered,
 ) -> Result<u64, OpenError> {
     let mut found = Vec::new();
-    let end = scan(file, start, Verify::Checksums, |item| match item {
+    let mut damage = Vec::new();
+    let Scanned {
+        mut end,
+        rest,
+        unreadable,
+    } = scan(file, start, Verify::Checksums, |item| match item {
         Found::Record {
             offset,
             digest,
             time,
         } => found.push((digest, offset, time)),
-        Found::Bad { offset, digest } => {
+        Found::Bad { .. } => damage.push(item),
+    })
+    .map_err(OpenError::io("cannot read a segment"))?;
+    let len = file.len().map_err(OpenError::io("cannot read a segment"))?;
+    let torn = !unreadable && (newest || is_unwritten(file, end).unwrap_or(false));
+    if !torn {
+        damage.extend(rest);
+        end = len;
+    } else if len > end {
+        file.set_len(end)
+            .map_err(OpenError::io("cannot cut a segment off"))?;
+    }
+    file.sync()
+        .map_err(OpenError::io("cannot sync a segment"))?;
+    for item in damage {
+        if let Found::Bad { offset, digest } = item {
             recovered.bad += 1;
             let place = format!("segment {number} offset {offset}");
             core.quarantine.note(digest, &place);
         }
-    })
-    .map_err(OpenError::io("cannot read a segment"))?;
-    file.len()
-        .and_then(|len| match len > end {
-            true => file.set_len(end),
-            false => Ok(()),
-        })
-        .and_then(|()| file.sync())
-        .map_err(OpenError::io("cannot sync a segment"))?;
+    }
     for (digest, offset, time) in found {
         recovered.time = recovered.time.max(time);
         let location = Location {

@@ -36,14 +36,23 @@ pub(super) enum Verify {
     Digests,
 }
 
-/// Visits the records from `start`; returns where the last intact one ends.
-/// What follows it is a write that was cut off, and is not visited.
+/// How a scan ended.
+pub(super) struct Scanned {
+    /// Where the last intact record ends.
+    pub(super) end: u64,
+    /// What follows it and is no intact record: a write that was cut off, or damage.
+    pub(super) rest: Vec<Found>,
+    /// Whether some of that could not be read, so that nothing can be said of it.
+    pub(super) unreadable: bool,
+}
+
+/// Visits the records from `start` up to the last intact one.
 pub(super) fn scan(
     file: &dyn DiskFile,
     start: u64,
     verify: Verify,
     mut visit: impl FnMut(Found),
-) -> io::Result<u64> {
+) -> io::Result<Scanned> {
     let mut window = Window {
         file,
         len: file.len()?,
@@ -53,6 +62,7 @@ pub(super) fn scan(
     let mut in_step = true;
     let mut end = start;
     let mut at = start;
+    let mut unreadable = false;
     // Bad records are told only when an intact one follows.
     let mut bad: Vec<Found> = Vec::new();
     while at < window.len {
@@ -60,6 +70,7 @@ pub(super) fn scan(
             Ok(bytes) if bytes.len() >= 4 && u32_at(bytes, 0) == MAGIC => Header::parse(bytes),
             Ok(_) => None,
             Err(_) => {
+                unreadable = true;
                 note_gap(&mut bad, &mut in_step, at);
                 at = (at / UNREADABLE_STEP + 1) * UNREADABLE_STEP;
                 continue;
@@ -72,6 +83,7 @@ pub(super) fn scan(
         };
         let (offset, size) = (at, header.size());
         let body = window.get(offset + header_len(size) as u64, size as usize);
+        unreadable |= body.is_err();
         let intact = body.is_ok_and(|body| {
             header.matches(body)
                 && ((in_step && verify == Verify::Checksums) || Digest::of(body) == header.digest)
@@ -85,6 +97,7 @@ pub(super) fn scan(
             });
             at += record_len(size);
             end = at;
+            unreadable = false;
         } else if in_step {
             bad.push(Found::Bad {
                 offset,
@@ -97,7 +110,28 @@ pub(super) fn scan(
             at += ALIGN;
         }
     }
-    Ok(end)
+    Ok(Scanned {
+        end,
+        rest: bad,
+        unreadable,
+    })
+}
+
+/// Whether a file holds nothing but zeros from `start` on: room that was
+/// allocated and never written.
+pub(super) fn is_unwritten(file: &dyn DiskFile, start: u64) -> io::Result<bool> {
+    let mut at = start;
+    let mut bytes = vec![0; WINDOW];
+    loop {
+        let read = file.read_at(&mut bytes, at)?;
+        if bytes[..read].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if read < bytes.len() {
+            return Ok(true);
+        }
+        at += read as u64;
+    }
 }
 
 fn note_gap(bad: &mut Vec<Found>, in_step: &mut bool, offset: u64) {

@@ -79,9 +79,14 @@ impl Volume {
         self.closed.store(true, SeqCst);
     }
 
-    /// What a failed write means: no room is told to the caller, anything else
-    /// fences the volume for good.
+    /// What a failed write means: no room, and a process that may open no more
+    /// files, are told to the caller; anything else fences the volume for good.
     pub(super) fn failed(&self, doing: &str, error: &io::Error) -> Error {
+        if is_about_the_process(error) {
+            return Error::Exhausted(format!(
+                "this node may open no more files or take no more memory: {doing}: {error}"
+            ));
+        }
         if matches!(
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -168,4 +173,12 @@ impl Drop for Room {
     fn drop(&mut self) {
         self.volume.free(self.bytes);
     }
+}
+
+/// Errors that say nothing about the volume.
+fn is_about_the_process(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -21,6 +21,7 @@ mod image;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -52,6 +53,8 @@ struct State {
     /// Writes and syncs until one fails; 1 means the next.
     write_fails_in: Option<u64>,
     sync_fails_in: Option<u64>,
+    /// Files that cannot be read, and from where on.
+    unreadable: BTreeMap<Inode, u64>,
 }
 
 impl Default for SimDisk {
@@ -77,6 +80,7 @@ impl SimDisk {
             capacity,
             write_fails_in: None,
             sync_fails_in: None,
+            unreadable: BTreeMap::new(),
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -118,6 +122,15 @@ impl SimDisk {
     /// Makes the `nth` sync from now, of a file or a folder, fail with an I/O error.
     pub fn fail_sync(&self, nth: u64) {
         self.lock().sync_fails_in = Some(nth);
+    }
+
+    /// Makes reads of a file that go past `offset` fail with an I/O error, until
+    /// it is called with [`u64::MAX`]. Not taken over by a power cut.
+    pub fn fail_reads(&self, path: &Path, offset: u64) -> io::Result<()> {
+        let mut state = self.lock();
+        let file = state.now.lookup(path)?;
+        state.unreadable.insert(file, offset);
+        Ok(())
     }
 
     /// Gives the disk room for so many bytes of files; what needs more fails
@@ -304,6 +317,12 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.disk.lock();
         let content = state.now.files.get(&self.file);
+        let readable = state.unreadable.get(&self.file);
+        if readable.is_some_and(|end| offset + buffer.len() as u64 > *end) {
+            return Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::IO.raw_os_error(),
+            ));
+        }
         let rest = content
             .and_then(|content| content.get(offset as usize..))
             .unwrap_or_default();

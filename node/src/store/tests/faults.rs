@@ -276,3 +276,77 @@ async fn another_format_is_refused() {
     assert!(matches!(open(&disk).err(), Some(OpenError::Version(9))));
     assert!(matches!(fsck::check(&disk), Err(OpenError::Version(9))));
 }
+
+/// Blobs in several segments, without a checkpoint.
+async fn without_checkpoint() -> (SimDisk, Vec<Digest>) {
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let mut stored = Vec::new();
+    for seed in 0..8 {
+        stored.push(put_bytes(&*store, sample(seed, 30_000)).await.unwrap());
+    }
+    store.close();
+    for path in [checkpoint::PATH, checkpoint::CLEAN_PATH] {
+        disk.remove(Path::new(path)).unwrap();
+    }
+    (
+        disk.after_power_cut(disk.operations(), Keep::Everything),
+        stored,
+    )
+}
+
+fn segment_files(disk: &SimDisk) -> Vec<std::path::PathBuf> {
+    let mut names = disk.list(Path::new(segments::DIR)).unwrap();
+    names.sort_by(|a, b| a.name.cmp(&b.name));
+    let names = names.iter();
+    names
+        .map(|entry| Path::new(segments::DIR).join(&entry.name))
+        .collect()
+}
+
+/// A disk that does not answer for a while must not cost what is on it: opening
+/// may neither cut off nor remove what it cannot read.
+#[tokio::test]
+async fn what_cannot_be_read_at_start_is_left_where_it_is() {
+    let (disk, stored) = without_checkpoint().await;
+    let files = segment_files(&disk);
+    assert!(files.len() > 2, "{files:?}");
+    for file in &files {
+        for offset in [0, 100, 40_000] {
+            let disk = disk.after_power_cut(0, Keep::Everything);
+            disk.fail_reads(file, offset).unwrap();
+            // It may open without the blobs in question, or refuse.
+            if let Ok(store) = open(&disk) {
+                store.close();
+            }
+            disk.fail_reads(file, u64::MAX).unwrap();
+            for path in [checkpoint::PATH, checkpoint::CLEAN_PATH] {
+                // A checkpoint would only repeat what could not be read.
+                let _ = disk.remove(Path::new(path));
+            }
+            let store = open(&disk).unwrap();
+            let missing = store.find_missing(&stored, Lease::SHORT).await.unwrap();
+            assert!(
+                missing.is_empty(),
+                "{} from {offset}: {missing:?}",
+                file.display()
+            );
+        }
+    }
+}
+
+/// Only the newest segment may end in a write that was cut off; in an older one
+/// the same is damage, to be told and kept.
+#[tokio::test]
+async fn rot_at_the_end_of_an_older_segment_is_told() {
+    let (disk, _) = without_checkpoint().await;
+    let files = segment_files(&disk);
+    let len = disk.open(&files[0]).unwrap().len().unwrap();
+    disk.flip_bits(&files[0], len - 100, 1).unwrap();
+    let store = open(&disk).unwrap();
+    assert_eq!(store.quarantined().len(), 1);
+    assert_eq!(disk.open(&files[0]).unwrap().len().unwrap(), len);
+    drop(store);
+    let report = fsck::check(&disk).unwrap();
+    assert!(!report.is_clean(), "{report}");
+}
