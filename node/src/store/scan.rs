@@ -157,14 +157,21 @@ impl Window<'_> {
     fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let end = at.saturating_add(len as u64).min(self.len).max(at);
         if at < self.start || end > self.start + self.bytes.len() as u64 {
-            self.start = at;
-            self.bytes.resize(WINDOW, 0);
-            let read = self.file.read_at(&mut self.bytes, at);
-            self.bytes.truncate(*read.as_ref().unwrap_or(&0));
-            read?;
+            // A block that cannot be read must not cost what lies before it: then
+            // just what is wanted is read.
+            self.fill(at, WINDOW)
+                .or_else(|_| self.fill(at, (end - at) as usize))?;
         }
         let from = (at - self.start) as usize;
         let to = ((end - self.start) as usize).min(self.bytes.len());
         Ok(self.bytes.get(from..to).unwrap_or_default())
+    }
+
+    fn fill(&mut self, at: u64, len: usize) -> io::Result<()> {
+        self.start = at;
+        self.bytes.resize(len, 0);
+        let read = self.file.read_at(&mut self.bytes, at);
+        self.bytes.truncate(*read.as_ref().unwrap_or(&0));
+        read.map(drop)
     }
 }
