@@ -9,7 +9,7 @@
 //!
 //! Stopping goes from the outside in: the health service says that this node
 //! goes, leadership is handed over, clients are told to go elsewhere (GOAWAY)
-//! and get [`DRAIN_LIMIT`] to finish, then Raft, the peer listener and the store
+//! and get `DRAIN_LIMIT` to finish, then Raft, the peer listener and the store
 //! stop.
 
 use std::{net::SocketAddr, time::Duration};

@@ -290,7 +290,7 @@ impl RaftConsensus {
 
     /// The leader, as far as it is known here.
     pub(super) fn leader(&self) -> Option<u64> {
-        self.raft.metrics().borrow_watched().current_leader
+        leader_of(&self.raft.metrics().borrow_watched())
     }
 
     /// Asks for something and waits for as long as the settings say.
@@ -369,11 +369,20 @@ impl Consensus for RaftConsensus {
         let metrics = self.metrics();
         let membership = metrics.membership_config.membership();
         Roles {
-            leader: metrics.current_leader.map(NodeId),
+            leader: leader_of(&metrics).map(NodeId),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
             term: metrics.current_term,
             last_applied: metrics.last_applied.map_or(0, |last| last.index),
         }
+    }
+}
+
+/// The leader that a node knows; none if its own part in Raft has broken off,
+/// since what it knew last says nothing any more.
+fn leader_of(metrics: &openraft::RaftMetrics<TypeConfig>) -> Option<u64> {
+    match &metrics.running_state {
+        Ok(()) => metrics.current_leader,
+        Err(_) => None,
     }
 }

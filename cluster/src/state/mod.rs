@@ -2,7 +2,7 @@
 //!
 //! [`ClusterState`] is the small part: settings, node table, epochs. Refs are
 //! rows beside it, too many to hold in memory, and reached through
-//! [`RefRows`]. [`apply`] is pure: the same state, rows and command give the
+//! [`RefRows`]. [`apply()`] is pure: the same state, rows and command give the
 //! same [`Effects`] on every node, whatever the time or the machine.
 
 pub mod apply;
@@ -83,7 +83,7 @@ pub struct Share {
     pub weight: u32,
 }
 
-/// Reads of the ref rows that [`apply`] needs.
+/// Reads of the ref rows that [`apply()`] needs.
 pub trait RefRows {
     fn get(&self, key: &RefKey) -> Result<Option<Ref>, Error>;
 }

@@ -6,7 +6,7 @@
 //!
 //! Nothing here chooses a node or touches a disk: bytes go through a
 //! [`BlobStore`], refs through a [`Consensus`]. One service a file; pure
-//! helpers ([`resource_name`], [`arguments`], [`closure`], [`status`]) beside
+//! helpers (`resource_name`, `arguments`, `closure`, `status`) beside
 //! them.
 //!
 //! ```text

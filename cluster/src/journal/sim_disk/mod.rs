@@ -3,7 +3,7 @@
 //! Tests run code against a [`SimDisk`] and then ask it, for each number of
 //! operations, for the disk that a power cut at that moment could leave
 //! ([`SimDisk::after_power_cut`]). It is as unkind as the contract of
-//! [`Disk`](super::disk::Disk) allows:
+//! [`Disk`] allows:
 //!
 //! - a write, a new length or an allocation is safe after a sync of the file; before,
 //!   none of it, all of it, or any of its sectors may be there;
