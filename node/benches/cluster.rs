@@ -36,16 +36,20 @@ use weir_proto::{
     },
 };
 
-/// How long each line is measured.
+/// How long each line is measured at most; writes end sooner, when what was made
+/// for them beforehand is used up.
 const MEASURED: Duration = Duration::from_secs(3);
 
 const LARGE: usize = 64 << 20;
 const SMALL: usize = 4 << 10;
 const BATCH: usize = 100;
 
-/// Nodes as processes of their own, stopped when dropped.
+/// `weir dev`, stopped with its nodes when dropped.
+struct Dev(Child);
+
+/// Nodes as processes of their own.
 struct Nodes {
-    dev: Child,
+    _dev: Dev,
     channel: Channel,
     _dir: TempDir,
 }
@@ -60,6 +64,7 @@ impl Nodes {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        let dev = Dev(dev);
         let client = wait_for_url(&dir.path().join("dev.json")).await;
         let channel = Endpoint::from_shared(client)
             .unwrap()
@@ -69,17 +74,17 @@ impl Nodes {
             .await
             .unwrap();
         Self {
-            dev,
+            _dev: dev,
             channel,
             _dir: dir,
         }
     }
 }
 
-impl Drop for Nodes {
+impl Drop for Dev {
     fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.dev), Signal::TERM);
-        let _ = self.dev.wait();
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
     }
 }
 
@@ -250,7 +255,9 @@ async fn measure(count: usize) -> [f64; 7] {
                 ..BatchReadBlobsRequest::default()
             };
             let answer = cas(channel).batch_read_blobs(request).await.unwrap();
-            assert_eq!(answer.into_inner().responses.len(), BATCH);
+            let blobs = answer.into_inner().responses;
+            assert!(blobs.iter().all(|blob| blob.data.len() == SMALL));
+            assert_eq!(blobs.len(), BATCH);
         },
     );
     let reads = reads.await;
