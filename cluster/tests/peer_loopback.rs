@@ -1,9 +1,17 @@
 //! Three nodes over real connections on loopback.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use weir_cluster::{
     ClusterId, Digest, Epoch, Error, NodeId,
@@ -12,10 +20,10 @@ use weir_cluster::{
         memory_store::MemoryStore, put_bytes,
     },
     peer::{
-        Peers, Report,
+        CheckIn, Peers, Report,
         client::GrpcPeers,
         dial::plain,
-        server::{PeerService, transport},
+        server::{PeerParts, PeerService, transport},
     },
     placement::view::View,
     replication::Replicated,
@@ -51,6 +59,7 @@ async fn start() -> (BTreeMap<u64, Node>, watch::Sender<Arc<ClusterState>>) {
             client_address: String::new(),
             admin_address: String::new(),
             status: MemberStatus::Active,
+            boot: 0,
         };
         let share = Share {
             zone: member.zone.clone(),
@@ -65,6 +74,7 @@ async fn start() -> (BTreeMap<u64, Node>, watch::Sender<Arc<ClusterState>>) {
         epoch: Epoch(1),
         replicas: 3,
         nodes: shares,
+        handed_off: BTreeSet::new(),
     });
     let state = Arc::new(state);
     let (states, receiver) = watch::channel(Arc::clone(&state));
@@ -79,12 +89,21 @@ async fn start() -> (BTreeMap<u64, Node>, watch::Sender<Arc<ClusterState>>) {
             ..Report::default()
         });
         let local = Arc::new(store.clone());
-        let service = PeerService::new(CLUSTER, me, local.clone(), views.clone(), report);
+        let service = PeerService::new(PeerParts {
+            cluster: CLUSTER,
+            me,
+            local: local.clone(),
+            view: views.clone(),
+            report,
+            offered: mpsc::channel(16).0,
+            check_in: Arc::new(|_, _| CheckIn::Welcome),
+            scrub: Arc::new(|| {}),
+        });
         let server = transport()
             .add_service(service.into_server())
             .serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(server).abort_handle();
-        let peers = GrpcPeers::new(receiver.clone(), plain());
+        let peers = GrpcPeers::new(me, receiver.clone(), plain());
         let replicated = Replicated::new(me, local, Arc::new(peers.clone()), views);
         let node = Node {
             store,

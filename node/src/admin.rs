@@ -14,7 +14,8 @@ use weir_cluster::{
     state::{Command, Member, MemberStatus, Response as Answer},
 };
 use weir_proto::cluster::{
-    JoinRequest, JoinResponse, StatusRequest, StatusResponse,
+    ChangeResponse, DrainRequest, JoinRequest, JoinResponse, PlanRequest, PlanResponse,
+    RelabelRequest, RemoveRequest, ScrubNodesRequest, SettleRequest, StatusRequest, StatusResponse,
     admin_server::{Admin as AdminApi, AdminServer},
 };
 
@@ -233,6 +234,7 @@ impl AdminApi for Admin {
             client_address: request.client_address,
             admin_address: request.admin_address,
             status: MemberStatus::Joining,
+            boot: 0,
         };
         let command = Command::AddMember { id, member };
         match self.consensus.propose(command).await {
@@ -243,5 +245,35 @@ impl AdminApi for Admin {
             Ok(Answer::Refused { reason }) => Err(Status::failed_precondition(reason)),
             Err(error) => Err(api::status::of(&error)),
         }
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<ChangeResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+
+    async fn remove(&self, _: Request<RemoveRequest>) -> Result<Response<ChangeResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+
+    async fn relabel(
+        &self,
+        _: Request<RelabelRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+
+    async fn settle(&self, _: Request<SettleRequest>) -> Result<Response<ChangeResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+
+    async fn plan(&self, _: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+
+    async fn scrub(
+        &self,
+        _: Request<ScrubNodesRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        Err(Status::unimplemented("soon"))
     }
 }

@@ -11,6 +11,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use tokio::sync::mpsc;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
@@ -18,11 +19,12 @@ use weir_cluster::{
     NodeId,
     blob::BlobStore,
     journal::disk::{Disk, RealDisk},
+    membership::check_in,
     peer::{
         Peers,
         client::GrpcPeers,
         dial::plain,
-        server::{PeerService, ReportSource},
+        server::{PeerParts, PeerService, ReportSource},
     },
     placement::view,
     raft::{Consensus, LogStore, RaftConsensus, Setup},
@@ -88,7 +90,7 @@ impl Node {
         let consensus = RaftConsensus::start(setup, log).await?;
 
         let view = view::watch(me, consensus.state());
-        let peers: Arc<dyn Peers> = Arc::new(GrpcPeers::new(consensus.state(), plain()));
+        let peers: Arc<dyn Peers> = Arc::new(GrpcPeers::new(me, consensus.state(), plain()));
         let local: Arc<dyn BlobStore> = Arc::clone(&store) as _;
         let replicated = Replicated::new(me, local.clone(), Arc::clone(&peers), view.clone());
         let api = api::services(ApiParts {
@@ -100,7 +102,20 @@ impl Node {
 
         let reporting = Arc::clone(&store);
         let report: ReportSource = Arc::new(move || reporting.report());
-        let peer = PeerService::new(cluster, me, local, view.clone(), Arc::clone(&report));
+        let (offered, _offers) = mpsc::channel(16);
+        let checking = Arc::clone(&consensus);
+        let peer = PeerService::new(PeerParts {
+            cluster,
+            me,
+            local: Arc::clone(&store) as _,
+            view: view.clone(),
+            report: Arc::clone(&report),
+            offered,
+            check_in: Arc::new(move |node, start| {
+                check_in(&checking.state().borrow(), node, start, None)
+            }),
+            scrub: Arc::new(|| {}),
+        });
         let admin = Admin {
             me,
             cluster,
@@ -177,6 +192,7 @@ fn member(config: &Config) -> Member {
         client_address: address(told.client.as_ref(), listen.client, &node.host),
         admin_address: address(told.admin.as_ref(), listen.admin, &node.host),
         status: MemberStatus::Joining,
+        boot: 0,
     }
 }
 
@@ -215,6 +231,8 @@ async fn announce(consensus: &RaftConsensus, me: NodeId, member: &Member) {
             peer_address: member.peer_address.clone(),
             client_address: member.client_address.clone(),
             admin_address: member.admin_address.clone(),
+            boot: 1,
+            known_boots: Vec::new(),
         };
         match consensus.propose(command).await {
             Ok(_) => return info!("the cluster knows this node's addresses"),

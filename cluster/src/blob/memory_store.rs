@@ -9,14 +9,39 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 
-use super::{BlobStore, BlobStream, ByteRange, CHUNK_BYTES, Lease, Put, Stage, Upload, Verified};
-use crate::{Digest, Error};
+use super::{
+    BlobStore, BlobStream, ByteRange, CHUNK_BYTES, Held, Inventory, Lease, Put, Stage, Summaries,
+    Upload, Verified, Version,
+};
+use crate::{Digest, Error, Slot};
 
 /// Keeps every blob for ever. Clones share their content.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     // A std mutex: held for map operations only, never across an await.
-    blobs: Arc<Mutex<BTreeMap<Digest, Bytes>>>,
+    content: Arc<Mutex<Content>>,
+}
+
+#[derive(Default)]
+struct Content {
+    blobs: BTreeMap<Digest, Bytes>,
+    changes: u64,
+    /// Blobs idle for longer are declined, see [`MemoryStore::set_horizon`].
+    horizon_seconds: Option<u32>,
+}
+
+impl Content {
+    fn insert(&mut self, digest: Digest, bytes: Bytes) {
+        if self.blobs.insert(digest, bytes).is_none() {
+            self.changes += 1;
+        }
+    }
+
+    fn remove(&mut self, digest: Digest) -> bool {
+        let removed = self.blobs.remove(&digest).is_some();
+        self.changes += u64::from(removed);
+        removed
+    }
 }
 
 impl MemoryStore {
@@ -28,16 +53,24 @@ impl MemoryStore {
     /// Everything that is stored, in order of digest.
     #[must_use]
     pub fn digests(&self) -> Vec<Digest> {
-        self.lock().keys().copied().collect()
+        self.lock().blobs.keys().copied().collect()
     }
 
     /// Forgets a blob; whether it was there.
     pub fn remove(&self, digest: Digest) -> bool {
-        self.lock().remove(&digest).is_some()
+        self.lock().remove(digest)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Digest, Bytes>> {
-        self.blobs.lock().expect("no panic while the map is locked")
+    /// Declines blobs that were idle for longer than this, as a full store
+    /// would. All blobs here count as just used.
+    pub fn set_horizon(&self, seconds: u32) {
+        self.lock().horizon_seconds = Some(seconds);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Content> {
+        self.content
+            .lock()
+            .expect("no panic while the map is locked")
     }
 
     fn bytes(&self, digest: Digest) -> Result<Bytes, Error> {
@@ -45,6 +78,7 @@ impl MemoryStore {
             return Ok(Bytes::new());
         }
         self.lock()
+            .blobs
             .get(&digest)
             .cloned()
             .ok_or(Error::NotFound(digest))
@@ -54,7 +88,7 @@ impl MemoryStore {
 #[async_trait]
 impl BlobStore for MemoryStore {
     async fn find_missing(&self, digests: &[Digest], _: Lease) -> Result<Vec<u32>, Error> {
-        let blobs = self.lock();
+        let blobs = &self.lock().blobs;
         Ok((0..)
             .zip(digests)
             .filter(|(_, digest)| !digest.is_empty_blob() && !blobs.contains_key(digest))
@@ -76,7 +110,7 @@ impl BlobStore for MemoryStore {
     }
 
     async fn put(&self, digest: Digest) -> Result<Put, Error> {
-        if digest.is_empty_blob() || self.lock().contains_key(&digest) {
+        if digest.is_empty_blob() || self.lock().blobs.contains_key(&digest) {
             return Ok(Put::Present);
         }
         Ok(Put::Upload(Box::new(MemoryUpload {
@@ -97,6 +131,73 @@ impl BlobStore for MemoryStore {
                 Ok(())
             })
             .collect()
+    }
+}
+
+#[async_trait]
+impl Inventory for MemoryStore {
+    fn version(&self) -> Version {
+        Version {
+            opened: 1,
+            changes: self.lock().changes,
+        }
+    }
+
+    fn summaries(&self) -> Summaries {
+        let mut summaries = Summaries::empty(self.version());
+        for digest in self.lock().blobs.keys() {
+            summaries.slots[digest.slot().index()].add(digest);
+        }
+        summaries
+    }
+
+    async fn list(&self, slots: &[Slot]) -> Result<Vec<Held>, Error> {
+        let content = self.lock();
+        let digests = content.blobs.keys();
+        Ok(digests
+            .filter(|digest| slots.contains(&digest.slot()))
+            .map(|digest| Held {
+                digest: *digest,
+                idle_seconds: 0,
+                lease_seconds: 0,
+            })
+            .collect())
+    }
+
+    fn hold(&self, blobs: &[Held]) -> Vec<bool> {
+        let content = self.lock();
+        blobs
+            .iter()
+            .map(|blob| content.blobs.contains_key(&blob.digest))
+            .collect()
+    }
+
+    fn declines(&self, blob: &Held) -> bool {
+        let horizon = self.lock().horizon_seconds;
+        blob.lease_seconds == 0 && horizon.is_some_and(|seconds| blob.idle_seconds > seconds)
+    }
+
+    async fn read(&self, digest: Digest) -> Result<BlobStream, Error> {
+        self.get(digest, ByteRange::ALL).await
+    }
+
+    async fn read_batch(&self, digests: &[Digest]) -> Vec<Result<Bytes, Error>> {
+        self.get_batch(digests).await
+    }
+
+    async fn adopt(&self, blob: Held) -> Result<Put, Error> {
+        self.put(blob.digest).await
+    }
+
+    async fn adopt_batch(&self, blobs: Vec<(Verified, Held)>) -> Vec<Result<(), Error>> {
+        let blobs = blobs.into_iter().map(|(blob, _)| blob).collect();
+        self.put_batch(blobs).await
+    }
+
+    async fn drop_copies(&self, blobs: &[Held]) -> Result<u64, Error> {
+        let mut content = self.lock();
+        let dropped = blobs.iter().filter(|blob| content.remove(blob.digest));
+        Ok(dropped.count() as u64)
     }
 }
 

@@ -21,9 +21,11 @@ use futures::Stream;
 use crate::{Digest, Error};
 
 pub mod conformance;
+pub mod inventory;
 pub mod memory_store;
 pub mod stage;
 
+pub use inventory::{Held, Inventory, Summaries, Summary, Verdict, Version};
 pub use stage::{Stage, Staged, Verified};
 
 /// Largest blob that travels in batches and lives in segments. Above it a blob

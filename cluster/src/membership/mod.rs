@@ -1,4 +1,4 @@
-//! Which members vote in Raft.
+//! Which members vote in Raft, and who may take part at all.
 //!
 //! Pure policy; the leader's loop ([`crate::raft`]) carries it out. Rules, in
 //! order of weight:
@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     NodeId,
-    state::{ClusterState, MemberStatus},
+    peer::{CheckIn, Start},
+    state::{ClusterState, MemberStatus, apply::goes_on},
 };
 
 /// Five survive the loss of any two; more only slow each write down.
@@ -76,6 +77,34 @@ fn pick(by_zone: &BTreeMap<&str, Vec<(Rank, NodeId)>>, wanted: usize) -> BTreeSe
         chosen.extend(in_round.into_iter().take(room).map(|(_, id)| *id));
     }
     chosen
+}
+
+/// What a node that has just started is told. `acknowledged` is the last entry
+/// of the Raft log that this node, if it leads, knows to be on that node's disk.
+#[must_use]
+pub fn check_in(
+    state: &ClusterState,
+    node: NodeId,
+    start: &Start,
+    acknowledged: Option<u64>,
+) -> CheckIn {
+    if state.removed.contains(&node) {
+        return CheckIn::Removed;
+    }
+    let announced = state.members.get(&node).map_or(0, |member| member.boot);
+    if !goes_on(announced, start.boot, &start.known_boots) {
+        let why = "the node has started since this copy of its data directory was made".into();
+        return CheckIn::Outdated { why };
+    }
+    match acknowledged {
+        Some(index) if index > start.last_log_index => CheckIn::Outdated {
+            why: format!(
+                "its Raft log ends at entry {}, but it had entry {index} on disk before",
+                start.last_log_index
+            ),
+        },
+        _ => CheckIn::Welcome,
+    }
 }
 
 /// Lower is better.

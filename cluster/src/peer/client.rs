@@ -18,22 +18,27 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, transport::Channel};
 use weir_proto::cluster::{
-    FindMissingRequest, GetBatchRequest, GetRequest, PutBatchRequest, PutRequest, PutResponse,
-    ReportRequest, peer_client::PeerClient, put_request::Start,
+    CheckInRequest, FindMissingRequest, GetBatchRequest, GetRequest, ListRequest, OfferRequest,
+    PutBatchRequest, PutRequest, PutResponse, ReportRequest, ScrubRequest, SummariesRequest,
+    peer_client::PeerClient, put_request,
 };
 
 pub use super::dial::{Dial, endpoint, plain};
 
 use super::{
-    Peers, Report,
+    CheckIn, Peers, Report, Start,
     identity::stamp,
     link::{Connection, Link},
+    repair_wire::{
+        pack_held, report_of, unpack_held, unpack_summaries, unpack_verdicts, version_message,
+        version_of,
+    },
     upload::{COMMIT_DEADLINE, GrpcUpload, cut_short, next_of, within},
     wire::{MAX_MESSAGE_BYTES, error_of, item_error, space},
 };
 use crate::{
-    Digest, Epoch, Error, NodeId,
-    blob::{BlobStream, ByteRange, Lease, Put, Verified},
+    Digest, Epoch, Error, NodeId, Slot,
+    blob::{BlobStream, ByteRange, Held, Lease, Put, Summaries, Verdict, Verified, Version},
     state::ClusterState,
     words::digest::pack,
 };
@@ -49,6 +54,7 @@ const CHUNKS_AHEAD: usize = 4;
 /// The other nodes, reached at the addresses that the node table gives.
 #[derive(Clone)]
 pub struct GrpcPeers {
+    me: NodeId,
     state: watch::Receiver<Arc<ClusterState>>,
     dial: Dial,
     // A std mutex: held for map operations only, never across an await.
@@ -56,10 +62,11 @@ pub struct GrpcPeers {
 }
 
 impl GrpcPeers {
-    /// Peers of the cluster whose agreed state this is.
+    /// Peers of node `me` in the cluster whose agreed state this is.
     #[must_use]
-    pub fn new(state: watch::Receiver<Arc<ClusterState>>, dial: Dial) -> Self {
+    pub fn new(me: NodeId, state: watch::Receiver<Arc<ClusterState>>, dial: Dial) -> Self {
         Self {
+            me,
             state,
             dial,
             links: Arc::default(),
@@ -122,6 +129,68 @@ impl GrpcPeers {
         };
         within(to, deadline, called).await
     }
+
+    /// The bytes of one blob.
+    async fn stream(&self, to: NodeId, message: GetRequest) -> Result<BlobStream, Error> {
+        let answers = self
+            .call(
+                to,
+                READ_DEADLINE,
+                message,
+                |mut client, request| async move { client.get(request).await },
+            )
+            .await?;
+        let chunks = stream::unfold(Some(answers), move |answers| async move {
+            let mut answers = answers?;
+            loop {
+                match within(to, READ_DEADLINE, next_of(to, &mut answers)).await {
+                    Ok(Some(answer)) if answer.data.is_empty() => {}
+                    Ok(Some(answer)) => return Some((Ok(answer.data), Some(answers))),
+                    Ok(None) => return None,
+                    Err(error) => return Some((Err(error), None)),
+                }
+            }
+        });
+        Ok(chunks.boxed())
+    }
+
+    /// Whole blobs, one answer for each.
+    async fn batch(
+        &self,
+        to: NodeId,
+        digests: &[Digest],
+        repair: bool,
+    ) -> Result<Vec<Result<Bytes, Error>>, Error> {
+        let message = GetBatchRequest {
+            space: space(),
+            digests: pack(digests).into(),
+            repair,
+        };
+        let mut answers = self
+            .call(
+                to,
+                READ_DEADLINE,
+                message,
+                |mut client, request| async move { client.get_batch(request).await },
+            )
+            .await?;
+        let mut blobs = Vec::with_capacity(digests.len());
+        while let Some(answer) = within(to, READ_DEADLINE, next_of(to, &mut answers)).await? {
+            for item in answer.items {
+                let Some(digest) = digests.get(blobs.len()) else {
+                    return Err(miscounted(to, blobs.len() + 1, digests.len()));
+                };
+                blobs.push(match item.code {
+                    0 => Ok(item.data),
+                    code => Err(item_error(to, *digest, code, item.message)),
+                });
+            }
+        }
+        if blobs.len() != digests.len() {
+            return Err(miscounted(to, blobs.len(), digests.len()));
+        }
+        Ok(blobs)
+    }
 }
 
 fn client(connection: &Connection) -> PeerClient<Channel> {
@@ -162,27 +231,9 @@ impl Peers for GrpcPeers {
             digest: pack(&[digest]).into(),
             offset: range.offset,
             length: range.length,
+            repair: false,
         };
-        let answers = self
-            .call(
-                to,
-                READ_DEADLINE,
-                message,
-                |mut client, request| async move { client.get(request).await },
-            )
-            .await?;
-        let chunks = stream::unfold(Some(answers), move |answers| async move {
-            let mut answers = answers?;
-            loop {
-                match within(to, READ_DEADLINE, next_of(to, &mut answers)).await {
-                    Ok(Some(answer)) if answer.data.is_empty() => {}
-                    Ok(Some(answer)) => return Some((Ok(answer.data), Some(answers))),
-                    Ok(None) => return None,
-                    Err(error) => return Some((Err(error), None)),
-                }
-            }
-        });
-        Ok(chunks.boxed())
+        self.stream(to, message).await
     }
 
     async fn get_batch(
@@ -190,40 +241,13 @@ impl Peers for GrpcPeers {
         to: NodeId,
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
-        let message = GetBatchRequest {
-            space: space(),
-            digests: pack(digests).into(),
-        };
-        let mut answers = self
-            .call(
-                to,
-                READ_DEADLINE,
-                message,
-                |mut client, request| async move { client.get_batch(request).await },
-            )
-            .await?;
-        let mut blobs = Vec::with_capacity(digests.len());
-        while let Some(answer) = within(to, READ_DEADLINE, next_of(to, &mut answers)).await? {
-            for item in answer.items {
-                let Some(digest) = digests.get(blobs.len()) else {
-                    return Err(miscounted(to, blobs.len() + 1, digests.len()));
-                };
-                blobs.push(match item.code {
-                    0 => Ok(item.data),
-                    code => Err(item_error(to, *digest, code, item.message)),
-                });
-            }
-        }
-        if blobs.len() != digests.len() {
-            return Err(miscounted(to, blobs.len(), digests.len()));
-        }
-        Ok(blobs)
+        self.batch(to, digests, false).await
     }
 
     async fn put(&self, to: NodeId, epoch: Epoch, digest: Digest) -> Result<Put, Error> {
         let (messages, queue) = mpsc::channel(CHUNKS_AHEAD);
         let start = PutRequest {
-            start: Some(Start {
+            start: Some(put_request::Start {
                 space: space(),
                 digest: pack(&[digest]).into(),
                 epoch: epoch.0,
@@ -293,13 +317,134 @@ impl Peers for GrpcPeers {
                 |mut client, request| async move { client.report(request).await },
             )
             .await?;
-        Ok(Report {
-            blobs: answer.blobs,
-            bytes: answer.bytes,
-            capacity_bytes: answer.capacity_bytes,
-            volume: answer.volume,
-            version: answer.version,
+        Ok(report_of(answer))
+    }
+
+    async fn summaries(
+        &self,
+        to: NodeId,
+        epoch: Epoch,
+        known: Option<Version>,
+    ) -> Result<Option<Summaries>, Error> {
+        let message = SummariesRequest {
+            space: space(),
+            epoch: epoch.0,
+            known: known.map(version_message),
+        };
+        let answer = self
+            .call(
+                to,
+                QUICK_DEADLINE,
+                message,
+                |mut client, request| async move { client.summaries(request).await },
+            )
+            .await?;
+        if answer.unchanged {
+            return Ok(None);
+        }
+        let version = answer.version.as_ref().map(version_of).unwrap_or_default();
+        unpack_summaries(version, &answer.slots).map(Some)
+    }
+
+    async fn list(&self, to: NodeId, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Held>, Error> {
+        let message = ListRequest {
+            space: space(),
+            epoch: epoch.0,
+            slots: slots.iter().map(|slot| slot.index() as u32).collect(),
+        };
+        let mut pages = self
+            .call(
+                to,
+                READ_DEADLINE,
+                message,
+                |mut client, request| async move { client.list(request).await },
+            )
+            .await?;
+        let mut blobs = Vec::new();
+        while let Some(page) = within(to, READ_DEADLINE, next_of(to, &mut pages)).await? {
+            blobs.append(&mut unpack_held(&page.held)?);
+        }
+        Ok(blobs)
+    }
+
+    async fn offer(
+        &self,
+        to: NodeId,
+        epoch: Epoch,
+        from: NodeId,
+        blobs: &[Held],
+    ) -> Result<Vec<Verdict>, Error> {
+        let message = OfferRequest {
+            space: space(),
+            epoch: epoch.0,
+            from: from.0,
+            held: pack_held(blobs),
+        };
+        let answer = self
+            .call(
+                to,
+                QUICK_DEADLINE,
+                message,
+                |mut client, request| async move { client.offer(request).await },
+            )
+            .await?;
+        let verdicts = unpack_verdicts(&answer.verdicts)?;
+        if verdicts.len() != blobs.len() {
+            return Err(miscounted(to, verdicts.len(), blobs.len()));
+        }
+        Ok(verdicts)
+    }
+
+    async fn read(&self, to: NodeId, digest: Digest) -> Result<BlobStream, Error> {
+        let message = GetRequest {
+            space: space(),
+            digest: pack(&[digest]).into(),
+            offset: 0,
+            length: digest.size,
+            repair: true,
+        };
+        self.stream(to, message).await
+    }
+
+    async fn read_batch(
+        &self,
+        to: NodeId,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<Bytes, Error>>, Error> {
+        self.batch(to, digests, true).await
+    }
+
+    async fn check_in(&self, to: NodeId, start: &Start) -> Result<CheckIn, Error> {
+        let message = CheckInRequest {
+            node_id: self.me.0,
+            boot: start.boot,
+            known_boots: start.known_boots.clone(),
+            last_log_index: start.last_log_index,
+        };
+        let answer = self
+            .call(
+                to,
+                QUICK_DEADLINE,
+                message,
+                |mut client, request| async move { client.check_in(request).await },
+            )
+            .await?;
+        Ok(match (answer.removed, answer.outdated) {
+            (true, _) => CheckIn::Removed,
+            (false, why) if !why.is_empty() => CheckIn::Outdated { why },
+            (false, _) => CheckIn::Welcome,
         })
+    }
+
+    async fn scrub(&self, to: NodeId) -> Result<(), Error> {
+        self.call(
+            to,
+            QUICK_DEADLINE,
+            ScrubRequest {},
+            |mut client, request| async move { client.scrub(request).await },
+        )
+        .await
+        .map(drop)
     }
 }
 

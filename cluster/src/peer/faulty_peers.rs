@@ -10,11 +10,15 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
 
-use super::{Peers, Report};
+use super::{CheckIn, Peers, Report, Start, attend::Offered};
 use crate::{
-    Digest, Epoch, Error, NodeId,
-    blob::{BlobStore, BlobStream, ByteRange, Lease, Put, Upload, Verified},
+    Digest, Epoch, Error, NodeId, Slot,
+    blob::{
+        BlobStream, ByteRange, Held, Inventory, Lease, Put, Summaries, Upload, Verdict, Verified,
+        Version,
+    },
 };
 
 /// What a node does wrong. All faults of a node hold at once.
@@ -47,12 +51,17 @@ pub enum Verb {
     Put,
     PutBatch,
     Report,
+    Summaries,
+    List,
+    Offer,
+    Read,
+    ReadBatch,
 }
 
 /// Reaches the stores of other nodes directly. Clones share everything.
 #[derive(Clone)]
 pub struct FaultyPeers {
-    stores: Arc<BTreeMap<NodeId, Arc<dyn BlobStore>>>,
+    stores: Arc<BTreeMap<NodeId, Arc<dyn Inventory>>>,
     // A std mutex: held for map operations only, never across an await.
     state: Arc<Mutex<State>>,
 }
@@ -62,12 +71,13 @@ struct State {
     epochs: BTreeMap<NodeId, Epoch>,
     faults: BTreeMap<NodeId, Faults>,
     calls: BTreeMap<(NodeId, Verb), u64>,
+    offers: BTreeMap<NodeId, mpsc::Sender<Offered>>,
 }
 
 impl FaultyPeers {
     /// Peers without faults.
     #[must_use]
-    pub fn new(stores: BTreeMap<NodeId, Arc<dyn BlobStore>>) -> Self {
+    pub fn new(stores: BTreeMap<NodeId, Arc<dyn Inventory>>) -> Self {
         Self {
             stores: Arc::new(stores),
             state: Arc::default(),
@@ -82,6 +92,11 @@ impl FaultyPeers {
     /// A node is at this epoch, and refuses older ones.
     pub fn set_epoch(&self, node: NodeId, epoch: Epoch) {
         self.lock().epochs.insert(node, epoch);
+    }
+
+    /// Where a node's repair is told what others hold for it.
+    pub fn set_offers(&self, node: NodeId, offers: mpsc::Sender<Offered>) {
+        self.lock().offers.insert(node, offers);
     }
 
     /// Heals every node.
@@ -119,7 +134,7 @@ impl FaultyPeers {
         node: NodeId,
         verb: Verb,
         epoch: Option<Epoch>,
-    ) -> Result<Arc<dyn BlobStore>, Error> {
+    ) -> Result<Arc<dyn Inventory>, Error> {
         *self.lock().calls.entry((node, verb)).or_default() += 1;
         self.suffer(node).await?;
         let ours = self.epoch(node);
@@ -128,6 +143,18 @@ impl FaultyPeers {
         }
         let store = self.stores.get(&node).cloned();
         store.ok_or_else(|| unreachable_node(node, "unknown"))
+    }
+
+    /// Refuses what a node can only tell from this epoch on.
+    fn reached(&self, node: NodeId, epoch: Epoch) -> Result<(), Error> {
+        let ours = self.epoch(node);
+        // Tests that know of one epoch only set none.
+        if ours == Epoch::default() || ours >= epoch {
+            return Ok(());
+        }
+        Err(Error::Internal(format!(
+            "node {node} is still at epoch {ours}"
+        )))
     }
 
     async fn suffer(&self, node: NodeId) -> Result<(), Error> {
@@ -226,6 +253,81 @@ impl Peers for FaultyPeers {
     async fn report(&self, to: NodeId) -> Result<Report, Error> {
         self.call(to, Verb::Report, None).await?;
         self.answer(to, Report::default())
+    }
+
+    async fn summaries(
+        &self,
+        to: NodeId,
+        epoch: Epoch,
+        known: Option<Version>,
+    ) -> Result<Option<Summaries>, Error> {
+        let store = self.call(to, Verb::Summaries, None).await?;
+        self.reached(to, epoch)?;
+        let summaries = (known != Some(store.version())).then(|| store.summaries());
+        self.answer(to, summaries)
+    }
+
+    async fn list(&self, to: NodeId, epoch: Epoch, slots: &[Slot]) -> Result<Vec<Held>, Error> {
+        let store = self.call(to, Verb::List, None).await?;
+        self.reached(to, epoch)?;
+        self.answer(to, store.list(slots).await?)
+    }
+
+    async fn offer(
+        &self,
+        to: NodeId,
+        epoch: Epoch,
+        from: NodeId,
+        blobs: &[Held],
+    ) -> Result<Vec<Verdict>, Error> {
+        let store = self.call(to, Verb::Offer, Some(epoch)).await?;
+        self.reached(to, epoch)?;
+        let offers = self.lock().offers.get(&to).cloned();
+        let here = store.hold(blobs);
+        let verdict = |(blob, here): (&Held, bool)| match here {
+            true => Verdict::Holds,
+            false if store.declines(blob) => Verdict::Declines,
+            false => {
+                if let Some(offers) = &offers {
+                    let _ = offers.try_send(Offered { from, blob: *blob });
+                }
+                Verdict::Wants
+            }
+        };
+        self.answer(to, blobs.iter().zip(here).map(verdict).collect())
+    }
+
+    async fn read(&self, to: NodeId, digest: Digest) -> Result<BlobStream, Error> {
+        let store = self.call(to, Verb::Read, None).await?;
+        let inner = self.answer(to, store.read(digest).await?)?;
+        if self.faults(to).corrupt {
+            return Ok(stream::iter([Err(Error::Corrupt(digest))]).boxed());
+        }
+        Ok(faulty_stream(self.clone(), to, inner))
+    }
+
+    async fn read_batch(
+        &self,
+        to: NodeId,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<Bytes, Error>>, Error> {
+        let store = self.call(to, Verb::ReadBatch, None).await?;
+        let mut blobs = store.read_batch(digests).await;
+        if self.faults(to).corrupt {
+            for (blob, digest) in blobs.iter_mut().zip(digests) {
+                *blob = Err(Error::Corrupt(*digest));
+            }
+        }
+        self.answer(to, blobs)
+    }
+
+    async fn check_in(&self, to: NodeId, _: &Start) -> Result<CheckIn, Error> {
+        self.alive(to)?;
+        Ok(CheckIn::Welcome)
+    }
+
+    async fn scrub(&self, to: NodeId) -> Result<(), Error> {
+        self.alive(to)
     }
 }
 

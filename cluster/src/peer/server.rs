@@ -10,11 +10,15 @@
 //! - bytes are verified here, whoever sent them;
 //! - messages, batches and uploads under way are bounded.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{ops::Deref, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, future::ready, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
+use weir_proto::cluster::{
+    CheckInRequest, CheckInResponse, ListRequest, ListResponse, OfferRequest, OfferResponse,
+    ScrubRequest, ScrubResponse, SummariesRequest, SummariesResponse,
+};
 use weir_proto::cluster::{
     FindMissingRequest, FindMissingResponse, GetBatchRequest, GetBatchResponse, GetRequest,
     GetResponse, PutBatchRequest, PutBatchResponse, PutRequest, PutResponse, ReportRequest,
@@ -22,14 +26,16 @@ use weir_proto::cluster::{
 };
 
 use super::{
-    Report,
+    CheckIn, Report, Start,
+    attend::{Offered, PAGE_BLOBS, list_message},
     batch::{messages_of, verify},
     identity,
+    repair_wire::report_message,
     wire::{self, MAX_MESSAGE_BYTES, item_code, status_of},
 };
 use crate::{
     ClusterId, Digest, Epoch, Error, NodeId,
-    blob::{BlobStore, ByteRange, Lease, Put, Upload},
+    blob::{ByteRange, Inventory, Lease, Put, Upload},
     placement::view::{self, View},
 };
 
@@ -46,22 +52,48 @@ const BATCH_BYTES: u64 = 16 << 20;
 const BATCH_DIGESTS: usize = 64 << 10;
 /// How long a request under a newer epoch than ours waits for our view. Then it
 /// is served all the same: the sender knows better.
-const VIEW_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const VIEW_PATIENCE: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a node says of itself when asked.
 pub type ReportSource = Arc<dyn Fn() -> Report + Send + Sync>;
 
+/// What a node knows of one that has just started.
+pub type CheckInSource = Arc<dyn Fn(NodeId, &Start) -> CheckIn + Send + Sync>;
+
+/// Begins to verify all copies.
+pub type ScrubTrigger = Arc<dyn Fn() + Send + Sync>;
+
+/// What the service serves from.
+#[derive(Clone)]
+pub struct PeerParts {
+    pub cluster: ClusterId,
+    pub me: NodeId,
+    /// This node's own store and not the replicated one: a peer's request never
+    /// goes on to a third node.
+    pub local: Arc<dyn Inventory>,
+    pub view: watch::Receiver<Arc<View>>,
+    pub report: ReportSource,
+    /// Where blobs that other nodes hold for this one are told to repair.
+    pub offered: mpsc::Sender<Offered>,
+    pub check_in: CheckInSource,
+    pub scrub: ScrubTrigger,
+}
+
 /// The service; clones share everything.
 #[derive(Clone)]
 pub struct PeerService {
-    cluster: ClusterId,
-    me: NodeId,
-    local: Arc<dyn BlobStore>,
-    view: watch::Receiver<Arc<View>>,
-    report: ReportSource,
+    parts: PeerParts,
     uploads: Arc<Semaphore>,
+}
+
+impl Deref for PeerService {
+    type Target = PeerParts;
+
+    fn deref(&self) -> &PeerParts {
+        &self.parts
+    }
 }
 
 /// A server with the transport settings of connections between nodes. Set
@@ -78,22 +110,10 @@ pub fn transport() -> Server {
 }
 
 impl PeerService {
-    /// Serves `local`, which is this node's own store and not the replicated
-    /// one: a peer's request never goes on to a third node.
     #[must_use]
-    pub fn new(
-        cluster: ClusterId,
-        me: NodeId,
-        local: Arc<dyn BlobStore>,
-        view: watch::Receiver<Arc<View>>,
-        report: ReportSource,
-    ) -> Self {
+    pub fn new(parts: PeerParts) -> Self {
         Self {
-            cluster,
-            me,
-            local,
-            view,
-            report,
+            parts,
             uploads: Arc::new(Semaphore::new(UPLOADS_LIMIT)),
         }
     }
@@ -224,7 +244,11 @@ impl PeerService {
                 digests.len()
             )));
         }
-        Ok(messages_of(self.local.get_batch(&digests).await))
+        let blobs = match request.repair {
+            true => self.local.read_batch(&digests).await,
+            false => self.local.get_batch(&digests).await,
+        };
+        Ok(messages_of(blobs))
     }
 }
 
@@ -235,6 +259,7 @@ impl peer_server::Peer for PeerService {
     type GetStream = Answers<GetResponse>;
     type GetBatchStream = Answers<GetBatchResponse>;
     type PutStream = Answers<PutResponse>;
+    type ListStream = Answers<ListResponse>;
 
     async fn find_missing(
         &self,
@@ -254,7 +279,10 @@ impl peer_server::Peer for PeerService {
                 offset: request.offset,
                 length: request.length,
             };
-            self.local.get(digest, range).await
+            match request.repair {
+                true => self.local.read(digest).await,
+                false => self.local.get(digest, range).await,
+            }
         };
         let chunks = opened.await.map_err(|error| status_of(&error))?;
         let answers = chunks.map(|chunk| match chunk {
@@ -327,13 +355,52 @@ impl peer_server::Peer for PeerService {
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
         self.open(request)?;
-        let report = (self.report)();
-        Ok(Response::new(ReportResponse {
-            blobs: report.blobs,
-            bytes: report.bytes,
-            capacity_bytes: report.capacity_bytes,
-            volume: report.volume,
-            version: report.version,
-        }))
+        Ok(Response::new(report_message((self.report)())))
+    }
+
+    async fn summaries(
+        &self,
+        request: Request<SummariesRequest>,
+    ) -> Result<Response<SummariesResponse>, Status> {
+        let answer = self.summarise(self.open(request)?).await;
+        Ok(Response::new(answer.map_err(|error| status_of(&error))?))
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let listed = self.list_slots(self.open(request)?).await;
+        let held = listed.map_err(|error| status_of(&error))?;
+        let mut pages: Vec<_> = held.chunks(PAGE_BLOBS).map(list_message).collect();
+        if pages.is_empty() {
+            pages.push(ListResponse::default());
+        }
+        Ok(Response::new(stream::iter(pages).map(Ok).boxed()))
+    }
+
+    async fn offer(
+        &self,
+        request: Request<OfferRequest>,
+    ) -> Result<Response<OfferResponse>, Status> {
+        let answer = self.take_offer(self.open(request)?).await;
+        Ok(Response::new(answer.map_err(|error| status_of(&error))?))
+    }
+
+    async fn check_in(
+        &self,
+        request: Request<CheckInRequest>,
+    ) -> Result<Response<CheckInResponse>, Status> {
+        let request = self.open(request)?;
+        Ok(Response::new(self.answer_check_in(request)))
+    }
+
+    async fn scrub(
+        &self,
+        request: Request<ScrubRequest>,
+    ) -> Result<Response<ScrubResponse>, Status> {
+        self.open(request)?;
+        (self.scrub)();
+        Ok(Response::new(ScrubResponse {}))
     }
 }

@@ -21,6 +21,7 @@ fn plan(replicas: u32, nodes: &[(u64, &str, &str, u32)]) -> EpochPlan {
                 (NodeId(id), share)
             })
             .collect(),
+        handed_off: BTreeSet::new(),
     }
 }
 
@@ -46,6 +47,7 @@ fn even(replicas: u32, zones: &[usize]) -> EpochPlan {
         epoch: Epoch(1),
         replicas,
         nodes,
+        handed_off: BTreeSet::new(),
     }
 }
 
@@ -173,6 +175,7 @@ proptest! {
                 let share = Share { zone: zone.to_string(), host: format!("{zone}/{host}"), weight: *weight };
                 (NodeId(*id), share)
             }).collect(),
+            handed_off: BTreeSet::new(),
         };
         let placement = Placement::compute(&plan);
         let again = Placement::compute(&plan.clone());

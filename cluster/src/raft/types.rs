@@ -28,6 +28,11 @@ impl fmt::Display for Proposal {
             Command::RemoveRefs { .. } => "remove refs",
             Command::AddMember { .. } => "add member",
             Command::Announce { .. } => "announce",
+            Command::Drain { .. } => "drain",
+            Command::Remove { .. } => "remove",
+            Command::Replace { .. } => "replace",
+            Command::Relabel { .. } => "relabel",
+            Command::HandedOff { .. } => "handed off",
             Command::Activate { .. } => "activate",
             Command::Settle { .. } => "settle",
         };

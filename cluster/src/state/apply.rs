@@ -8,11 +8,14 @@
 //! Rules are checked before the first change. That is why there is no undo: an
 //! error (rows that cannot be read) or a refusal leaves the state as it was.
 
+mod members;
+
 use std::collections::BTreeSet;
 
 use super::{
     ClusterState, Command, Effects, EpochPlan, LIVE_EPOCHS, Member, MemberStatus, Ref, RefKey,
     RefRows, RefValue, Response, Settings, Share,
+    settings::{MIN_AUTO_REMOVE_SECONDS, MIN_REPAIR_RATE, MIN_SCRUB_SECONDS},
 };
 use crate::{ClusterId, Epoch, Error, NodeId};
 
@@ -66,8 +69,23 @@ pub fn apply(
             peer_address,
             client_address,
             admin_address,
-        } => announce(state, id, [peer_address, client_address, admin_address]),
+            boot,
+            known_boots,
+        } => {
+            let addresses = [peer_address, client_address, admin_address];
+            announce(state, id, addresses, boot, &known_boots)
+        }
         Command::Activate { nodes } => activate(state, &nodes),
+        Command::Drain { id, on } => members::drain(state, id, on),
+        Command::Remove { id, force } => members::remove(state, id, force),
+        Command::Replace { old, id, member } => members::replace(state, old, id, member),
+        Command::Relabel {
+            id,
+            zone,
+            host,
+            weight,
+        } => members::relabel(state, id, zone, host, weight),
+        Command::HandedOff { id, epoch } => members::handed_off(state, id, epoch),
         Command::Settle { settings } => settle(state, settings),
     };
     Ok(match done {
@@ -179,6 +197,9 @@ fn add_member(state: &mut ClusterState, id: NodeId, member: Member) -> Result<Ch
             Err(format!("node id {id} belongs to member {:?}", row.name))
         };
     }
+    if state.removed.contains(&id) {
+        return Err(format!("node {id} was removed from the cluster"));
+    }
     let taken = state
         .members
         .iter()
@@ -193,8 +214,13 @@ fn add_member(state: &mut ClusterState, id: NodeId, member: Member) -> Result<Ch
         return Err(format!("a cluster has at most {MAX_MEMBERS} members"));
     }
     check_member(&member)?;
-    let status = MemberStatus::Joining;
-    state.members.insert(id, Member { status, ..member });
+    let (status, boot) = (MemberStatus::Joining, 0);
+    let row = Member {
+        status,
+        boot,
+        ..member
+    };
+    state.members.insert(id, row);
     Ok(CHANGED)
 }
 
@@ -202,13 +228,26 @@ fn announce(
     state: &mut ClusterState,
     id: NodeId,
     addresses: [String; 3],
+    boot: u64,
+    known_boots: &[u64],
 ) -> Result<Change, Refusal> {
     for address in &addresses {
         check_label("address", address)?;
     }
+    let was_removed = state.removed.contains(&id);
     let Some(member) = state.members.get_mut(&id) else {
-        return Err(format!("node {id} is no member"));
+        let why = if was_removed {
+            "was removed from the cluster"
+        } else {
+            "is no member"
+        };
+        return Err(format!("node {id} {why}"));
     };
+    if !goes_on(member.boot, boot, known_boots) {
+        return Err(format!(
+            "node {id} comes from an older copy of its data directory: it has started since"
+        ));
+    }
     // An address may be another member's old one: machines swap addresses, and
     // that member announces its own. Callers name the node they mean.
     let [peer_address, client_address, admin_address] = addresses;
@@ -216,6 +255,7 @@ fn announce(
         peer_address,
         client_address,
         admin_address,
+        boot,
         ..member.clone()
     };
     let changed = row != *member;
@@ -224,6 +264,13 @@ fn announce(
         changed,
         rows: Vec::new(),
     })
+}
+
+/// Whether a start goes on from the one that was announced last: the data
+/// directory knows it, or it is the same start that asks again.
+#[must_use]
+pub fn goes_on(announced: u64, boot: u64, known_boots: &[u64]) -> bool {
+    announced == 0 || announced == boot || known_boots.contains(&announced)
 }
 
 fn activate(state: &mut ClusterState, nodes: &[NodeId]) -> Result<Change, Refusal> {
@@ -290,6 +337,7 @@ fn begin_epoch(state: &mut ClusterState) {
         epoch: Epoch(last.0 + 1),
         replicas: state.settings.replicas,
         nodes,
+        handed_off: BTreeSet::new(),
     });
 }
 
@@ -320,6 +368,24 @@ pub fn check_settings(settings: &Settings) -> Result<(), String> {
     if !(1..=MAX_INITIAL_NODES).contains(&initial) {
         return Err(format!(
             "initial_nodes is {initial}, expected 1 to {MAX_INITIAL_NODES}"
+        ));
+    }
+    let remove = settings.auto_remove_seconds;
+    if remove != 0 && remove < MIN_AUTO_REMOVE_SECONDS {
+        return Err(format!(
+            "auto_remove_seconds is {remove}, expected 0 or at least {MIN_AUTO_REMOVE_SECONDS}"
+        ));
+    }
+    let rate = settings.repair_bytes_per_second;
+    if rate != 0 && rate < MIN_REPAIR_RATE {
+        return Err(format!(
+            "repair_bytes_per_second is {rate}, expected 0 or at least {MIN_REPAIR_RATE}"
+        ));
+    }
+    if settings.scrub_seconds < MIN_SCRUB_SECONDS {
+        return Err(format!(
+            "scrub_seconds is {}, expected at least {MIN_SCRUB_SECONDS}",
+            settings.scrub_seconds
         ));
     }
     let patience = settings.ref_patience_ms;

@@ -10,7 +10,7 @@ pub mod command;
 pub mod refs;
 pub mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,8 @@ pub struct ClusterState {
     pub settings: Settings,
     /// The node table.
     pub members: BTreeMap<NodeId, Member>,
+    /// Nodes that were members once. None of them comes back.
+    pub removed: BTreeSet<NodeId>,
     /// Placements not yet retired, oldest first. The last is the current one.
     pub epochs: Vec<EpochPlan>,
 }
@@ -53,6 +55,8 @@ pub struct Member {
     /// `host:port` where operators reach it.
     pub admin_address: String,
     pub status: MemberStatus,
+    /// The start of its process that it announced last; zero before the first.
+    pub boot: u64,
 }
 
 /// Where a member stands in its life.
@@ -73,6 +77,8 @@ pub struct EpochPlan {
     pub epoch: Epoch,
     pub replicas: u32,
     pub nodes: BTreeMap<NodeId, Share>,
+    /// Owners that hold all they own in this epoch (the handoff marks).
+    pub handed_off: BTreeSet<NodeId>,
 }
 
 /// What placement needs to know of a node, as it was when the epoch began.

@@ -4,6 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{MAX_INITIAL_NODES, MAX_REF_PATIENCE_MS, MAX_REPLICAS};
 
+/// Removing costs a move of all that a node held; a reboot must not.
+pub const MIN_AUTO_REMOVE_SECONDS: u32 = 600;
+/// Slower than this, repair would never end.
+pub const MIN_REPAIR_RATE: u64 = 1 << 20;
+/// More often than this, a disk would do little else.
+pub const MIN_SCRUB_SECONDS: u32 = 3_600;
+const YEAR_SECONDS: u32 = 365 * 86_400;
+
 /// Cluster settings.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Settings {
@@ -19,6 +27,12 @@ pub struct Settings {
     /// Nodes that the first placement waits for, so that a cluster that begins
     /// with several nodes does not begin by moving blobs between them.
     pub initial_nodes: u32,
+    /// Seconds after which a member that is down is removed; 0 for never.
+    pub auto_remove_seconds: u32,
+    /// Bytes a second that repair moves to each node at most; 0 for no limit.
+    pub repair_bytes_per_second: u64,
+    /// Seconds within which every copy at rest is verified once.
+    pub scrub_seconds: u32,
 }
 
 /// How ref reads are answered (promise P4).
@@ -46,13 +60,16 @@ pub enum SettingError {
 
 impl Settings {
     /// What [`Self::set`] takes.
-    pub const NAMES: [&str; 6] = [
+    pub const NAMES: [&str; 9] = [
         "replicas",
         "write_quorum",
         "lease",
         "refs.reads",
         "refs.patience",
         "initial_nodes",
+        "auto_remove_after",
+        "repair.rate",
+        "scrub.every",
     ];
 
     /// Sets one setting from its text. Durations are a number with `ms`, `s`,
@@ -92,9 +109,105 @@ impl Settings {
                 Ok(number @ 1..=MAX_INITIAL_NODES) => self.initial_nodes = number,
                 _ => return Err(refuse("a number from 1 to 50")),
             },
+            "auto_remove_after" => {
+                let expected = "off, or a duration from 10m to 365d, e.g. 24h";
+                self.auto_remove_seconds = match (value, seconds(value)) {
+                    ("off", _) => 0,
+                    (_, Some(seconds @ MIN_AUTO_REMOVE_SECONDS..=YEAR_SECONDS)) => seconds,
+                    _ => return Err(refuse(expected)),
+                }
+            }
+            "repair.rate" => {
+                let expected = "off, or bytes a second from 1MiB, e.g. 100MiB";
+                self.repair_bytes_per_second = match (value, bytes(value)) {
+                    ("off", _) => 0,
+                    (_, Some(rate)) if rate >= MIN_REPAIR_RATE => rate,
+                    _ => return Err(refuse(expected)),
+                }
+            }
+            "scrub.every" => match seconds(value) {
+                Some(seconds @ MIN_SCRUB_SECONDS..=YEAR_SECONDS) => self.scrub_seconds = seconds,
+                _ => return Err(refuse("a duration from 1h to 365d, e.g. 14d")),
+            },
             _ => return Err(SettingError::Unknown),
         }
         Ok(())
+    }
+
+    /// Every setting with its value as [`Self::set`] takes it.
+    #[must_use]
+    pub fn list(&self) -> Vec<(&'static str, String)> {
+        let off = |text: String, is_off: bool| if is_off { "off".into() } else { text };
+        vec![
+            ("replicas", self.replicas.to_string()),
+            ("write_quorum", self.write_quorum.to_string()),
+            ("lease", duration_text(self.lease_seconds)),
+            ("refs.reads", self.ref_reads.name().into()),
+            ("refs.patience", format!("{}ms", self.ref_patience_ms)),
+            ("initial_nodes", self.initial_nodes.to_string()),
+            (
+                "auto_remove_after",
+                off(
+                    duration_text(self.auto_remove_seconds),
+                    self.auto_remove_seconds == 0,
+                ),
+            ),
+            (
+                "repair.rate",
+                off(
+                    bytes_text(self.repair_bytes_per_second),
+                    self.repair_bytes_per_second == 0,
+                ),
+            ),
+            ("scrub.every", duration_text(self.scrub_seconds)),
+        ]
+    }
+}
+
+impl ReadMode {
+    /// As it is written in settings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Linearizable => "linearizable",
+        }
+    }
+}
+
+fn seconds(text: &str) -> Option<u32> {
+    u32::try_from(duration_ms(text)? / 1_000).ok()
+}
+
+/// Seconds in the largest unit that divides them.
+fn duration_text(seconds: u32) -> String {
+    for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
+        if seconds > 0 && seconds.is_multiple_of(unit) {
+            return format!("{}{name}", seconds / unit);
+        }
+    }
+    format!("{seconds}s")
+}
+
+const BYTE_UNITS: [(&str, u64); 4] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
+
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, unit_bytes) = BYTE_UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*unit_bytes)
+}
+
+fn bytes_text(bytes: u64) -> String {
+    let fits = |(_, unit): &&(&str, u64)| bytes.is_multiple_of(*unit);
+    match BYTE_UNITS.iter().find(fits) {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes}B"),
     }
 }
 
@@ -121,6 +234,9 @@ impl Default for Settings {
             ref_reads: ReadMode::Available,
             ref_patience_ms: 5_000,
             initial_nodes: 1,
+            auto_remove_seconds: 0,
+            repair_bytes_per_second: 0,
+            scrub_seconds: 14 * 86_400,
         }
     }
 }
@@ -139,6 +255,9 @@ mod tests {
             ("refs.reads", "linearizable"),
             ("refs.patience", "750ms"),
             ("initial_nodes", "3"),
+            ("auto_remove_after", "36h"),
+            ("repair.rate", "100MiB"),
+            ("scrub.every", "7d"),
         ] {
             settings.set(name, value).unwrap();
         }
@@ -149,6 +268,9 @@ mod tests {
             ref_reads: ReadMode::Linearizable,
             ref_patience_ms: 750,
             initial_nodes: 3,
+            auto_remove_seconds: 129_600,
+            repair_bytes_per_second: 100 << 20,
+            scrub_seconds: 604_800,
         };
         assert_eq!(settings, expected);
         for (name, value) in [
@@ -161,11 +283,29 @@ mod tests {
             ("refs.patience", "1y"),
             ("refs.patience", "61s"),
             ("initial_nodes", "0"),
+            ("auto_remove_after", "5s"),
+            ("repair.rate", "12"),
+            ("repair.rate", "1KiB"),
+            ("scrub.every", "5m"),
             ("zonk", "1"),
         ] {
             let error = settings.set(name, value).unwrap_err().to_string();
             assert!(error.contains("expected"), "{error}");
         }
         assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn what_is_listed_can_be_set() {
+        let mut settings = Settings::default();
+        settings.set("repair.rate", "3MiB").unwrap();
+        settings.set("auto_remove_after", "90m").unwrap();
+        let mut copy = Settings::default();
+        for (name, value) in settings.list() {
+            copy.set(name, &value).unwrap();
+        }
+        assert_eq!(copy, settings);
+        let names: Vec<_> = settings.list().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, Settings::NAMES);
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn member(name: &str, zone: &str) -> Member {
         client_address: format!("{name}:2"),
         admin_address: format!("{name}:3"),
         status: MemberStatus::Joining,
+        boot: 0,
     }
 }
 
@@ -195,6 +196,8 @@ fn a_member_that_could_not_be_used_is_refused() {
         peer_address: long,
         client_address: String::new(),
         admin_address: String::new(),
+        boot: 1,
+        known_boots: vec![],
     });
 }
 
@@ -401,11 +404,30 @@ fn any_command() -> impl Strategy<Value = Command> {
         }),
         5 => proptest::collection::vec(id(), 0..4)
             .prop_map(|nodes| Command::Activate { nodes }),
-        2 => (id(), 0..3u8).prop_map(|(id, n)| Command::Announce {
+        2 => (id(), 0..3u8, 1..4u64, 1..4u64).prop_map(|(id, n, boot, known)| Command::Announce {
             id,
             peer_address: format!("moved-{n}:1"),
             client_address: String::new(),
             admin_address: String::new(),
+            boot,
+            known_boots: vec![known],
+        }),
+        3 => (id(), any::<bool>()).prop_map(|(id, on)| Command::Drain { id, on }),
+        2 => (id(), any::<bool>()).prop_map(|(id, force)| Command::Remove { id, force }),
+        2 => (id(), id(), 0..10u8, 0..3u8).prop_map(|(old, id, name, zone)| Command::Replace {
+            old,
+            id,
+            member: member(&format!("name-{name}"), &format!("zone-{zone}")),
+        }),
+        2 => (id(), 0..3u8, 1..3u32).prop_map(|(id, zone, weight)| Command::Relabel {
+            id,
+            zone: format!("zone-{zone}"),
+            host: "host".into(),
+            weight,
+        }),
+        4 => (id(), 0..12u64).prop_map(|(id, epoch)| Command::HandedOff {
+            id,
+            epoch: Epoch(epoch),
         }),
         5 => (proptest::collection::vec(key(), 0..4), 0..9u8).prop_map(|(keys, n)| {
             Command::SetRefs { keys, value: value(&format!("value-{n}")) }

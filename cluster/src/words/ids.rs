@@ -60,6 +60,12 @@ impl Slot {
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
+
+    /// The slot with this number, if there is one.
+    #[must_use]
+    pub fn from_index(index: usize) -> Option<Self> {
+        (index < SLOTS).then_some(Self(index as u16))
+    }
 }
 
 impl fmt::Display for NodeId {

@@ -84,6 +84,7 @@ impl Cluster {
             client_address: "127.0.0.1:1".into(),
             admin_address: "127.0.0.1:2".into(),
             status: MemberStatus::Joining,
+            boot: 0,
         };
         if index > 0 {
             let command = Command::AddMember {

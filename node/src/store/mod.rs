@@ -51,6 +51,7 @@ mod eviction;
 mod files;
 pub mod fsck;
 mod index;
+mod inventory;
 mod keeper;
 mod quarantine;
 mod read;
@@ -135,6 +136,7 @@ impl LocalStore {
                 None => "ok".into(),
             },
             version: env!("CARGO_PKG_VERSION").into(),
+            ..Report::default()
         }
     }
 

@@ -55,6 +55,7 @@ impl Server {
             client_address: "127.0.0.1:2".into(),
             admin_address: "127.0.0.1:3".into(),
             status: MemberStatus::Active,
+            boot: 0,
         };
         let consensus = MemoryConsensus::founded(settings, vec![(NodeId(1), member)]);
         let consensus = Arc::new(consensus.expect("one member is a cluster"));

@@ -1,12 +1,15 @@
 //! Some nodes in one process.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 
 use crate::{
     ClusterId, Digest, Epoch, NodeId,
-    blob::{BlobStore, memory_store::MemoryStore},
+    blob::{Inventory, memory_store::MemoryStore},
     peer::faulty_peers::{Faults, FaultyPeers},
     placement::view::View,
     replication::Replicated,
@@ -40,6 +43,7 @@ pub(crate) fn state_of(zones: &[&str], replicas: u32, write_quorum: u32) -> Arc<
             client_address: String::new(),
             admin_address: String::new(),
             status: MemberStatus::Active,
+            boot: 0,
         };
         state.members.insert(id, member);
         let share = Share {
@@ -53,6 +57,7 @@ pub(crate) fn state_of(zones: &[&str], replicas: u32, write_quorum: u32) -> Arc<
         epoch: Epoch(1),
         replicas,
         nodes,
+        handed_off: BTreeSet::new(),
     });
     Arc::new(state)
 }
@@ -74,6 +79,7 @@ pub(crate) fn epoch_of(state: &ClusterState, ids: &[u64]) -> Arc<ClusterState> {
         epoch: Epoch(last.epoch.0 + 1),
         replicas: last.replicas,
         nodes: shares.collect(),
+        handed_off: BTreeSet::new(),
     };
     state.epochs.push(plan);
     Arc::new(state)
@@ -107,7 +113,7 @@ impl Network {
         let peers = FaultyPeers::new(
             stores
                 .iter()
-                .map(|(id, store)| (*id, Arc::new(store.clone()) as Arc<dyn BlobStore>))
+                .map(|(id, store)| (*id, Arc::new(store.clone()) as Arc<dyn Inventory>))
                 .collect(),
         );
         let mut views = BTreeMap::new();
