@@ -1,9 +1,10 @@
-//! Blobs that no write quorum confirms at the moment of a push.
+//! Blobs that no write quorum confirms at the moment.
 //!
 //! While blobs move to new owners, or stand-ins hold them for owners that were
 //! down, FindMissing reports blobs as missing that can be read all the same. The
 //! tempting reading, that such a blob is absent, would refuse the push of what
-//! was just uploaded, or leave a reference that is there out of the closure.
+//! was just uploaded, leave a reference that is there out of the closure, or
+//! hide a ref for as long as its blobs move.
 //! What can be read is stored again, which makes it durable at its owners.
 
 use std::collections::HashSet;
@@ -20,12 +21,12 @@ use super::{directories, gather::is_doubt};
 /// read are stored again.
 ///
 /// Where nobody can tell (nodes that may hold a blob do not answer), that is an
-/// error for the target of a push, and absence for any other blob: clients list
+/// error for the target of a push, if one is given, and absence for any other blob: clients list
 /// references that they never uploaded, and a node that is down must not stop
 /// their pushes.
 pub(super) async fn absent(
     store: &dyn BlobStore,
-    target: Digest,
+    target: Option<Digest>,
     unconfirmed: Vec<Digest>,
 ) -> Result<HashSet<Digest>, Error> {
     let mut absent = HashSet::new();
@@ -35,7 +36,7 @@ pub(super) async fn absent(
             absent.insert(digest);
             Ok(())
         }
-        Err(error) if digest == target || !is_doubt(&error) => Err(error),
+        Err(error) if Some(digest) == target || !is_doubt(&error) => Err(error),
         Err(error) => {
             tracing::debug!(%digest, %error, "reference counts as absent");
             absent.insert(digest);
@@ -165,13 +166,15 @@ mod tests {
             stored: Mutex::default(),
         };
         let asked = vec![small, never, large, never_large, untold];
-        let absent = super::absent(&store, small, asked).await.unwrap();
+        let absent = super::absent(&store, Some(small), asked).await.unwrap();
         assert_eq!(absent, HashSet::from([never, never_large, untold]));
         assert_eq!(*store.stored.lock().unwrap(), [small, large]);
         // Of its target a push must know.
-        let error = super::absent(&store, untold, vec![untold]).await;
+        let error = super::absent(&store, Some(untold), vec![untold]).await;
         assert!(matches!(error, Err(Error::NoQuorum(_))), "{error:?}");
-        let absent = super::absent(&store, never, vec![never]).await.unwrap();
+        let absent = super::absent(&store, Some(never), vec![never])
+            .await
+            .unwrap();
         assert_eq!(absent, HashSet::from([never]));
     }
 }
