@@ -168,7 +168,9 @@ impl Inventory for MemoryStore {
         let content = self.lock();
         blobs
             .iter()
-            .map(|blob| content.blobs.contains_key(&blob.digest))
+            .map(|blob| {
+                blob.digest.is_empty_blob() || content.blobs.contains_key(&blob.digest)
+            })
             .collect()
     }
 
@@ -231,5 +233,6 @@ mod tests {
     #[tokio::test]
     async fn keeps_what_every_store_keeps() {
         crate::blob::conformance::check(&MemoryStore::new()).await;
+        crate::blob::conformance::check_inventory(&MemoryStore::new()).await;
     }
 }
