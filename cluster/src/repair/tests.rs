@@ -1,0 +1,5 @@
+//! Some nodes in one process, with repair on each: what was acknowledged is
+//! found, and ends up on its owners and nowhere else.
+
+mod cluster;
+mod joins;
