@@ -257,6 +257,21 @@ impl Cluster {
         self.propose(Command::Remove { id, force }).await;
     }
 
+    /// A dead node's place is given to an empty one, which owns nothing yet.
+    pub(super) async fn replace(&self, old: u64, new: u64) {
+        let (old, id) = (id(old), id(new));
+        let member = self.members()[&old].clone();
+        self.propose(Command::Replace { old, id, member }).await;
+    }
+
+    pub(super) async fn set_rate(&self, repair_bytes_per_second: u64) {
+        let settings = Settings {
+            repair_bytes_per_second,
+            ..self.state().settings.clone()
+        };
+        self.propose(Command::Settle { settings }).await;
+    }
+
     pub(super) async fn set_replicas(&self, replicas: u32) {
         let settings = Settings {
             replicas,
