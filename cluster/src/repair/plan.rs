@@ -17,6 +17,7 @@ use crate::{
     Digest, NodeId, Slot,
     blob::{Held, SMALL_BLOB_BYTES, Summaries, Summary, Version},
     placement::view::View,
+    words::ids::SLOTS,
 };
 
 /// Slots listed at once; a peer lists twice as many.
@@ -137,8 +138,12 @@ pub fn comparisons(
     let Some(current) = view.current() else {
         return Vec::new();
     };
+    let mut filled = vec![false; SLOTS];
+    for (slot, _) in accounts.values().flat_map(|account| account.slots()) {
+        filled[slot.index()] = true;
+    }
     let mut found = Vec::new();
-    for slot in Slot::all() {
+    for slot in Slot::all().filter(|slot| filled[slot.index()]) {
         if !current.owners(slot).any(|owner| owner == view.me()) {
             continue;
         }

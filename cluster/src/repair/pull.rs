@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 
 use super::{
     fetch::{Fetching, within},
-    plan::{self, Account, Accounts, Comparison},
+    plan::{self, Comparison},
     worker::{Round, Worker},
 };
 use crate::{
@@ -29,11 +29,9 @@ impl Worker {
     pub(super) async fn pull(
         &mut self,
         view: &Arc<View>,
-        own: &Account,
-        accounts: &Accounts,
+        plan: Vec<Comparison>,
         round: &mut Round,
     ) {
-        let plan = plan::comparisons(view, own, accounts, &self.memo);
         round.unsettled = plan.len();
         for chunk in plan::chunks(plan, Comparison::entries) {
             if self.is_superseded(view) {

@@ -11,7 +11,7 @@ use super::{
     fetch::within,
     inbox::Inbox,
     pace::Pace,
-    plan::{self, Account, Accounts, Memo},
+    plan::{self, Account, Accounts, Comparison, Memo},
     progress::Progress,
 };
 use crate::{
@@ -128,8 +128,9 @@ impl Worker {
         self.look_again(&view);
         let accounts = self.ask(&view, &mut round).await;
         let own = self.own();
-        self.measure(&view, &own, &accounts);
-        self.pull(&view, &own, &accounts, &mut round).await;
+        let plan = plan::comparisons(&view, &own, &accounts, &self.memo);
+        self.measure(&view, &own, &plan);
+        self.pull(&view, plan, &mut round).await;
         if !round.superseded {
             self.mark(&view, &accounts, &mut round).await;
             self.offer(&view, &accounts, &mut round).await;
@@ -208,8 +209,7 @@ impl Worker {
         }
     }
 
-    fn measure(&self, view: &View, own: &Account, accounts: &Accounts) {
-        let plan = plan::comparisons(view, own, accounts, &self.memo);
+    fn measure(&self, view: &View, own: &Account, plan: &[Comparison]) {
         let lacking = plan.iter().map(|comparison| comparison.lacking).sum();
         let surplus = super::ballot::surplus(view, own);
         let surplus = surplus.map(|(_, summary)| u64::from(summary.blobs)).sum();

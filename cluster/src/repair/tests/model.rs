@@ -240,7 +240,7 @@ fn any_content_ends_up_on_its_owners_and_each_copy_moves_once() {
     let changed = epoch_of(&six, &[1, 2, 3, 5]);
     for state in [three, six, changed] {
         let view = View::from_state(NodeId(1), &state, None);
-        for seed in 0..40 {
+        for seed in 0..8 {
             run(seed, &state, &view);
         }
     }
