@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     ClusterId, Digest, Epoch, Error, NodeId,
-    blob::{ByteRange, Inventory, Lease, Put, Upload},
+    blob::{ByteRange, Inventory, Lease, Put, Upload, Verified},
     placement::view::{self, View},
 };
 
@@ -194,6 +194,9 @@ impl PeerService {
                 admitted.map_err(|error| status_of(&error))?;
                 let committed = upload.commit().await;
                 committed.map_err(|error| status_of(&error))?;
+                // Again: an epoch may have begun while the disk was written.
+                let admitted = self.admit_commit(epoch, digest);
+                admitted.map_err(|error| status_of(&error))?;
                 return Ok(PutResponse {
                     present: false,
                     stored: true,
@@ -226,8 +229,12 @@ impl PeerService {
                 Err(error) => answers.push(Err(error)),
             }
         }
+        let stored: Vec<_> = good.iter().map(Verified::digest).collect();
         for (place, answer) in places.into_iter().zip(self.local.put_batch(good).await) {
             answers[place] = answer;
+        }
+        for digest in stored {
+            self.admit_commit(Epoch(request.epoch), digest)?;
         }
         Ok(answers)
     }
