@@ -79,14 +79,14 @@ fn pick(by_zone: &BTreeMap<&str, Vec<(Rank, NodeId)>>, wanted: usize) -> BTreeSe
     chosen
 }
 
-/// What a node that has just started is told. `acknowledged` is the last entry
-/// of the Raft log that this node, if it leads, knows to be on that node's disk.
+/// What a node that has just started is told. `leading` is what
+/// this one knows besides if it leads a majority.
 #[must_use]
 pub fn check_in(
     state: &ClusterState,
     node: NodeId,
     start: &Start,
-    acknowledged: Option<u64>,
+    leading: Option<Leading>,
 ) -> CheckIn {
     if state.removed.contains(&node) {
         return CheckIn::Removed;
@@ -96,6 +96,7 @@ pub fn check_in(
         let why = "the node has started since this copy of its data directory was made".into();
         return CheckIn::Outdated { why };
     }
+    let acknowledged = leading.and_then(|leading| leading.acknowledged);
     match acknowledged {
         Some(index) if index > start.last_log_index => CheckIn::Outdated {
             why: format!(
@@ -103,8 +104,17 @@ pub fn check_in(
                 start.last_log_index
             ),
         },
-        _ => CheckIn::Welcome,
+        _ => CheckIn::Welcome {
+            by_leader: leading.is_some(),
+        },
     }
+}
+
+/// What the leader of a majority knows of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leading {
+    /// The last entry of the Raft log that is on that node's disk for sure.
+    pub acknowledged: Option<u64>,
 }
 
 /// Lower is better.
