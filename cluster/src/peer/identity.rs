@@ -59,8 +59,7 @@ pub fn check(metadata: &MetadataMap, cluster: ClusterId, me: NodeId) -> Result<(
 
 /// FAILED_PRECONDITION if a request comes from a node that was removed.
 pub fn check_sender(metadata: &MetadataMap, removed: &BTreeSet<NodeId>) -> Result<(), Status> {
-    let from = value(metadata, FROM_KEY).map(NodeId);
-    let Some(from) = from.filter(|from| removed.contains(from)) else {
+    let Some(from) = sender(metadata).filter(|from| removed.contains(from)) else {
         return Ok(());
     };
     let what = format!("node {from} was removed from the cluster");
@@ -69,6 +68,12 @@ pub fn check_sender(metadata: &MetadataMap, removed: &BTreeSet<NodeId>) -> Resul
         status.metadata_mut().insert(REMOVED_KEY, value);
     }
     Err(status)
+}
+
+/// The node that says it sends a request.
+#[must_use]
+pub fn sender(metadata: &MetadataMap) -> Option<NodeId> {
+    value(metadata, FROM_KEY).map(NodeId)
 }
 
 /// Whether a call was refused because of whom it was for: the connection leads

@@ -42,6 +42,8 @@ use crate::{
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two rounds.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// How long a node that was removed waits to be taken out of Raft.
+const REPLACED_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is said that nobody answers.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -94,7 +96,8 @@ impl RaftConsensus {
         Ok(())
     }
 
-    /// Returns when this node has been removed from the cluster.
+    /// Returns when this node has been removed from the cluster, and others
+    /// vote in its place.
     pub async fn expelled(&self, start: &Start) -> Barred {
         let me = self.me;
         let mut states = self.state();
@@ -104,6 +107,7 @@ impl RaftConsensus {
                 // Raft has stopped, and says nothing any more.
                 std::future::pending::<()>().await;
             }
+            self.replaced().await;
             Barred::Removed { node: me }
         };
         let told = async {
@@ -118,6 +122,22 @@ impl RaftConsensus {
         tokio::select! {
             barred = applied => barred,
             barred = told => barred,
+        }
+    }
+
+    /// Waits until this node votes no more. As long as it leads: without it
+    /// nobody could make others vote. Else not for ever: it may not hear of it.
+    async fn replaced(&self) {
+        let asked = Instant::now();
+        loop {
+            let metrics = self.metrics();
+            let mut voters = metrics.membership_config.membership().voter_ids();
+            let votes = voters.any(|id| id == self.me.0);
+            let leads = metrics.state == ServerState::Leader;
+            if !votes || (!leads && asked.elapsed() > REPLACED_LIMIT) {
+                return;
+            }
+            sleep(ROUND_PAUSE).await;
         }
     }
 

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use futures::TryStreamExt;
 use openraft::{
     ReadPolicy,
+    async_runtime::WatchReceiver,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
     raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest},
     storage::Snapshot as RaftSnapshot,
@@ -59,10 +60,24 @@ impl Service {
 
     fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
         identity::check(metadata, self.cluster, self.me)?;
-        identity::check_sender(metadata, &self.state.borrow().removed)?;
+        // A removed node that still votes is waited for: the one that leads has
+        // to be heard until others vote in its place.
+        let refusal = identity::check_sender(metadata, &self.state.borrow().removed);
+        if let (Err(status), Some(from)) = (refusal, identity::sender(metadata))
+            && !self.votes(from)
+        {
+            return Err(status);
+        }
         // Not UNAVAILABLE: the connection is good and should be kept.
         let closed = || Status::aborted(Gate::CLOSED);
         self.gate.is_open().then_some(()).ok_or_else(closed)
+    }
+
+    fn votes(&self, node: NodeId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.voter_ids().any(|id| id == node.0)
     }
 
     fn read<M: Wire>(&self, request: Request<Message>) -> Result<M, Status> {
