@@ -239,9 +239,7 @@ async fn announce(
     }
     info!("the cluster knows of this start and this node's addresses");
     if let Some(known) = consensus.state().borrow().members.get(&me)
-        && (known.zone != member.zone
-            || known.host != member.host
-            || known.weight != member.weight)
+        && (known.zone != member.zone || known.host != member.host || known.weight != member.weight)
     {
         warn!("zone, host or weight in weir.toml differ from the node table, which counts");
     }

@@ -130,10 +130,16 @@ mod tests {
         let two_zones = silent(&[2, 3], 2 * AFTER);
         assert_eq!(to_remove(&six, &two_zones), None, "two zones are silent");
         let mut newer = long.clone();
-        newer.look(&BTreeSet::from([NodeId(2), NodeId(3)]), Duration::from_secs(1));
+        newer.look(
+            &BTreeSet::from([NodeId(2), NodeId(3)]),
+            Duration::from_secs(1),
+        );
         assert_eq!(to_remove(&six, &newer), None, "one of them just now");
         let one_zone = silent(&[2, 5], 2 * AFTER);
-        assert!(to_remove(&six, &one_zone).is_some(), "one zone, one at a time");
+        assert!(
+            to_remove(&six, &one_zone).is_some(),
+            "one zone, one at a time"
+        );
         let two = state(&["a", "b"]);
         assert_eq!(to_remove(&two, &long), None, "one owner is no write quorum");
         let pair = state(&["a", "b", "c", "b"]);

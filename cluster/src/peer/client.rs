@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, transport::Channel};
 use weir_proto::cluster::{
-    FindMissingRequest, GetBatchRequest, GetRequest, ListRequest, OfferRequest,
-    PutBatchRequest, PutRequest, PutResponse, ReportRequest, ScrubRequest, SummariesRequest,
+    FindMissingRequest, GetBatchRequest, GetRequest, ListRequest, OfferRequest, PutBatchRequest,
+    PutRequest, PutResponse, ReportRequest, ScrubRequest, SummariesRequest,
     peer_client::PeerClient, put_request,
 };
 

@@ -105,7 +105,8 @@ impl Removal {
     /// Takes note if a call was refused because this node was removed.
     pub fn listen(&self, status: &Status) {
         if status.metadata().contains_key(REMOVED_KEY) {
-            self.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
+            self.heard
+                .send_if_modified(|heard| !std::mem::replace(heard, true));
         }
     }
 
