@@ -21,6 +21,7 @@ use weir_cluster::{
         Peers,
         client::GrpcPeers,
         dial::{Dial, plain},
+        identity::Removal,
     },
     raft::{Barred, Consensus},
     state::{Command, MemberStatus, Response},
@@ -276,15 +277,24 @@ async fn a_dead_voter_is_replaced_and_its_old_data_disturbs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_away_while_it_was_removed_hears_of_it_from_peers() {
+async fn a_follower_that_is_removed_ends_and_is_refused_by_the_others() {
     let mut cluster = Cluster::start(3).await;
     cluster.settle(3).await;
     let leader = cluster.leader();
     let follower = (leader + 1) % 3;
     let id = cluster.id(follower);
-    // It runs on, and nobody tells it but by refusing what it sends.
+    let states = cluster.node(follower).state();
     cluster.agree(Command::Remove { id, force: true }).await;
     assert_eq!(cluster.barred(follower).await, Barred::Removed { node: id });
+    // What it asks of the others tells it the same.
+    let removal = Removal::default();
+    let peers = GrpcPeers::new(id, states, plain()).listening(removal.clone());
+    until("another node refuses it", || async {
+        let answer = peers.report(cluster.id(leader)).await;
+        answer.is_err_and(|error| error.to_string().contains("was removed"))
+    })
+    .await;
+    removal.heard().await;
     cluster.stop().await;
 }
 

@@ -10,7 +10,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -18,7 +18,11 @@ use tracing::{info, warn};
 use weir_cluster::{
     NodeId,
     blob::BlobStore,
-    journal::disk::{Disk, RealDisk},
+    journal::{
+        JournalError,
+        disk::{Disk, RealDisk},
+        reserve::ReservedDisk,
+    },
     peer::{
         Peers,
         client::GrpcPeers,
@@ -42,6 +46,9 @@ use crate::{
 
 /// Before a node tells its address again to a cluster without a leader.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the room kept for Raft is looked after.
+const REFILL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A running node, without its sockets.
 pub struct Node {
@@ -74,17 +81,15 @@ impl Node {
             .await?
             .context("cannot open the blob store")?;
 
-        let raft = disk(&data.subfolder("raft")?);
-        let journal = Arc::clone(&raft);
-        let log = tokio::task::spawn_blocking(move || LogStore::open(journal, Default::default()))
-            .await?
-            .context("cannot open the Raft journal")?;
+        let raft_dir = data.subfolder("raft")?;
+        let (raft, log) = open_raft(&raft_dir, &identity.name).await?;
+        tokio::spawn(keep_reserve(raft.clone()));
         let removal = Removal::default();
         let setup = Setup {
             cluster,
             me,
             config: config.raft.clone(),
-            disk: raft,
+            disk: Arc::new(raft.clone()),
             state_dir: data.subfolder("state")?,
             dial: plain(),
             removal: removal.clone(),
@@ -104,7 +109,15 @@ impl Node {
         .await?;
 
         let reporting = Arc::clone(&store);
-        let report: ReportSource = Arc::new(move || reporting.report());
+        let report: ReportSource = Arc::new(move || {
+            let mut report = reporting.report();
+            let lacking = raft.lacking();
+            if lacking > 0 && report.volume == "ok" {
+                let mib = lacking >> 20;
+                report.volume = format!("full: {mib} MiB kept for raft are in use or lacking");
+            }
+            report
+        });
         let (offered, _offers) = mpsc::channel(16);
         let checking = Arc::clone(&consensus);
         let peer = PeerService::new(PeerParts {
@@ -186,6 +199,45 @@ impl Node {
 
 fn disk(root: &Path) -> Arc<dyn Disk> {
     Arc::new(RealDisk::new(root))
+}
+
+/// Opens what Raft must not lose. Damage is an error that says what to do.
+async fn open_raft(dir: &Path, name: &str) -> anyhow::Result<(ReservedDisk, LogStore)> {
+    let plain = disk(dir);
+    let opening = move || -> anyhow::Result<_> {
+        let disk = ReservedDisk::open(plain, ReservedDisk::DEFAULT_BYTES)
+            .context("cannot keep room for Raft")?;
+        let log = LogStore::open(Arc::new(disk.clone()), Default::default())?;
+        Ok((disk, log))
+    };
+    let opened = tokio::task::spawn_blocking(opening).await?;
+    opened.map_err(|error| {
+        let damaged = matches!(error.downcast_ref(), Some(JournalError::Damaged { .. }));
+        let what = format!("cannot open the Raft journal in {}", dir.display());
+        if !damaged {
+            return error.context(what);
+        }
+        anyhow!(
+            "{what}: {error}. Do this: run `weir node remove --dead {name}` on another node of \
+             the cluster, choose an empty folder as node.data, and run `weir join`. The other \
+             nodes have all that was agreed, and this one gets its blobs from them"
+        )
+    })
+}
+
+/// Takes the room kept for Raft back when there is some again.
+async fn keep_reserve(raft: ReservedDisk) {
+    loop {
+        tokio::time::sleep(REFILL_INTERVAL).await;
+        let raft = raft.clone();
+        // It blocks for one call to the file system.
+        if tokio::task::spawn_blocking(move || raft.refill())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
 }
 
 /// This node's row of the node table.
