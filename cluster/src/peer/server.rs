@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //!
-//! - a request that names another cluster or node is refused before anything
-//!   else is looked at;
+//! - a request that names another cluster or node, or comes from a node that
+//!   was removed, is refused before anything else is looked at;
 //! - a write under an epoch older than this node's is refused, and an upload
 //!   that began before a new epoch commits only where this node still owns the
 //!   blob: no write slips behind a finished handoff;
@@ -126,9 +126,10 @@ impl PeerService {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// The message of a request that is for this node.
+    /// The message of a request that is for this node, from one that may ask.
     fn open<T>(&self, request: Request<T>) -> Result<T, Status> {
         identity::check(request.metadata(), self.cluster, self.me)?;
+        identity::check_sender(request.metadata(), &self.view.borrow().state().removed)?;
         Ok(request.into_inner())
     }
 
@@ -398,8 +399,9 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<CheckInRequest>,
     ) -> Result<Response<CheckInResponse>, Status> {
-        let request = self.open(request)?;
-        Ok(Response::new(self.answer_check_in(request)))
+        // One that was removed may ask: the answer is that it was.
+        identity::check(request.metadata(), self.cluster, self.me)?;
+        Ok(Response::new(self.answer_check_in(request.into_inner())))
     }
 
     async fn scrub(
