@@ -24,7 +24,7 @@ use weir_cluster::{
         Peers,
         client::GrpcPeers,
         dial::plain,
-        server::{PeerParts, PeerService, ReportSource},
+        server::{PeerParts, PeerService, ReportSource, ScrubTrigger},
     },
     placement::view,
     raft::{Consensus, LogStore, RaftConsensus, Setup},
@@ -33,7 +33,7 @@ use weir_cluster::{
 };
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, AdminParts},
     api::{self, ApiParts},
     config::{AdvertiseConfig, Config},
     data_dir::{DataDir, Identity, Origin},
@@ -102,6 +102,7 @@ impl Node {
 
         let reporting = Arc::clone(&store);
         let report: ReportSource = Arc::new(move || reporting.report());
+        let scrub: ScrubTrigger = Arc::new(|| {});
         let (offered, _offers) = mpsc::channel(16);
         let checking = Arc::clone(&consensus);
         let peer = PeerService::new(PeerParts {
@@ -114,16 +115,17 @@ impl Node {
             check_in: Arc::new(move |node, start| {
                 check_in(&checking.state().borrow(), node, start, None)
             }),
-            scrub: Arc::new(|| {}),
+            scrub: Arc::clone(&scrub),
         });
-        let admin = Admin {
+        let admin = Admin::start(AdminParts {
             me,
             cluster,
             consensus: Arc::clone(&consensus) as _,
             view,
             peers,
             report,
-        };
+            scrub,
+        });
         let routes = NodeRoutes {
             client: api.routes,
             peer: Routes::new(peer.into_server()).add_service(consensus.service()),
