@@ -11,7 +11,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
@@ -28,7 +28,7 @@ use weir_cluster::{
         client::GrpcPeers,
         dial::plain,
         identity::Removal,
-        server::{PeerParts, PeerService, ReportSource},
+        server::{PeerParts, PeerService, ReportSource, ScrubTrigger},
     },
     placement::view,
     raft::{Barred, Consensus, LogStore, RaftConsensus, Setup},
@@ -37,11 +37,12 @@ use weir_cluster::{
 };
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, AdminParts},
     api::{self, ApiParts},
     config::{AdvertiseConfig, Config},
     data_dir::{Boots, DataDir, Identity, Origin},
     store::LocalStore,
+    upkeep::{self, UpkeepParts},
 };
 
 /// Before a node tells its address again to a cluster without a leader.
@@ -100,7 +101,15 @@ impl Node {
         let peers = GrpcPeers::new(me, consensus.state(), plain()).listening(removal);
         let peers: Arc<dyn Peers> = Arc::new(peers);
         let local: Arc<dyn BlobStore> = Arc::clone(&store) as _;
-        let replicated = Replicated::new(me, local.clone(), Arc::clone(&peers), view.clone());
+        let replicated = Replicated::new(me, local, Arc::clone(&peers), view.clone());
+        let parts = UpkeepParts {
+            me,
+            store: Arc::clone(&store),
+            peers: Arc::clone(&peers),
+            consensus: Arc::clone(&consensus) as _,
+            view: view.clone(),
+        };
+        let (repair, offered) = upkeep::start(parts, &replicated);
         let api = api::services(ApiParts {
             store: Arc::new(replicated),
             consensus: Arc::clone(&consensus) as _,
@@ -111,6 +120,7 @@ impl Node {
         let reporting = Arc::clone(&store);
         let report: ReportSource = Arc::new(move || {
             let mut report = reporting.report();
+            report.repair = repair.report();
             let lacking = raft.lacking();
             if lacking > 0 && report.volume == "ok" {
                 let mib = lacking >> 20;
@@ -118,7 +128,8 @@ impl Node {
             }
             report
         });
-        let (offered, _offers) = mpsc::channel(16);
+        let scrubbing = Arc::clone(&store);
+        let scrub: ScrubTrigger = Arc::new(move || scrubbing.scrub_now());
         let checking = Arc::clone(&consensus);
         let peer = PeerService::new(PeerParts {
             cluster,
@@ -128,16 +139,17 @@ impl Node {
             report: Arc::clone(&report),
             offered,
             check_in: Arc::new(move |node, start| checking.check_in(node, start)),
-            scrub: Arc::new(|| {}),
+            scrub: Arc::clone(&scrub),
         });
-        let admin = Admin {
+        let admin = Admin::start(AdminParts {
             me,
             cluster,
             consensus: Arc::clone(&consensus) as _,
             view,
             peers,
             report,
-        };
+            scrub,
+        });
         let routes = NodeRoutes {
             client: api.routes,
             peer: Routes::new(peer.into_server()).add_service(consensus.service()),

@@ -8,16 +8,16 @@
 //! - every number that a verb needs (copies, write quorum, lease) comes from
 //!   here, already cut down to what the nodes allow.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 pub use super::watch::{at_least, watch};
 
-use super::{Placement, REPLICA_LIMIT};
+use super::Placement;
 use crate::{
     ClusterId, Digest, Epoch, NodeId,
     blob::Lease,
     replication::quorum::Need,
-    state::{ClusterState, Member, MemberStatus},
+    state::{ClusterState, Member},
 };
 
 /// Nodes that may hold a blob under one placement, counted from its first
@@ -231,113 +231,6 @@ impl View {
         Lease {
             seconds: self.state.settings.lease_seconds,
         }
-    }
-
-    /// Which promises are weaker than configured and why, one sentence each.
-    #[must_use]
-    pub fn weaker(&self) -> Vec<String> {
-        let Some(current) = self.current() else {
-            return vec!["no node takes part yet: nothing can be stored".into()];
-        };
-        let settings = &self.state.settings;
-        let (nodes, zones) = (current.nodes().len(), current.zones().len());
-        let (replicas, quorum) = (settings.replicas as usize, settings.write_quorum as usize);
-        let mut weaker = Vec::new();
-        if replicas > current.width() {
-            let why = if nodes > current.width() {
-                format!("more than {REPLICA_LIMIT} are not supported")
-            } else {
-                format!("the cluster has {}", plural(nodes, "node"))
-            };
-            weaker.push(format!(
-                "blobs have {} instead of {replicas}: {why} (P1, P2)",
-                plural(current.width(), "copy"),
-            ));
-        }
-        if quorum > current.width() {
-            weaker.push(format!(
-                "uploads are answered at {} instead of {quorum}: the cluster has {} (P1)",
-                plural(current.width(), "copy"),
-                plural(nodes, "node"),
-            ));
-        }
-        if zones < replicas.min(nodes) {
-            let loss = match zones {
-                0 | 1 => "the loss of the zone loses blobs".into(),
-                2 => "the loss of one zone may leave a single copy".into(),
-                _ => format!(
-                    "the loss of one zone may leave {}",
-                    plural(zones - 1, "copy")
-                ),
-            };
-            weaker.push(format!(
-                "copies share zones: {} for {}; {loss} (P2)",
-                plural(zones, "zone"),
-                plural(current.width(), "copy"),
-            ));
-        }
-        let hosts: std::collections::BTreeSet<_> = self.hosts().collect();
-        if hosts.len() < current.width() {
-            weaker.push(format!(
-                "copies share machines: {} for {} (P2)",
-                plural(hosts.len(), "host"),
-                plural(current.width(), "copy"),
-            ));
-        }
-        if self.placements.len() > 1 {
-            weaker.push(format!(
-                "blobs move to epoch {} while {} older stay in use: some have fewer than {} copies at their new owners (P2)",
-                self.epoch(),
-                plural(self.placements.len() - 1, "epoch"),
-                current.width(),
-            ));
-        }
-        weaker.extend(self.gone(current));
-        weaker.extend(self.stay_outside(current));
-        weaker
-    }
-
-    /// Hosts of the current epoch; a node without a label is a host of its own.
-    fn hosts(&self) -> impl Iterator<Item = (Option<NodeId>, &str)> {
-        let shares = self.state.epochs.last().map(|plan| plan.nodes.iter());
-        shares.into_iter().flatten().map(|(id, share)| {
-            let own = share.host.is_empty().then_some(*id);
-            (own, &*share.host)
-        })
-    }
-
-    /// Owners that were replaced and whose successors own nothing yet.
-    fn gone(&self, current: &Placement) -> Option<String> {
-        let gone = current.nodes().filter(|node| self.member(*node).is_none());
-        let gone = gone.count();
-        (gone > 0).then(|| {
-            format!(
-                "{} of epoch {} left: blobs have fewer than {} copies until the next begins (P1, P2)",
-                plural(gone, "owner"),
-                self.epoch(),
-                current.width(),
-            )
-        })
-    }
-
-    fn stay_outside<'a>(&'a self, current: &'a Placement) -> impl Iterator<Item = String> + 'a {
-        let mut joining: BTreeMap<&str, u32> = BTreeMap::new();
-        for (id, member) in &self.state.members {
-            if member.status == MemberStatus::Active && !current.contains(*id) {
-                *joining.entry(&member.name).or_default() += 1;
-            }
-        }
-        joining
-            .into_keys()
-            .map(|name| format!("node {name} is active but owns nothing in this epoch (P2)"))
-    }
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    match (count, noun.strip_suffix('y')) {
-        (1, _) => format!("1 {noun}"),
-        (_, Some(stem)) => format!("{count} {stem}ies"),
-        (_, None) => format!("{count} {noun}s"),
     }
 }
 

@@ -88,13 +88,13 @@ async fn an_empty_node_takes_the_place_of_a_dead_one() {
         let read = cluster.gateway(number).get_batch(&[nobody]).await;
         assert!(matches!(read[..], [Err(Error::NotFound(_))]), "{read:?}");
     }
-    let weaker = cluster.view().weaker().join("\n");
+    let weaker = format!("{:?}", cluster.view().weaker());
     assert!(weaker.contains("1 owner of epoch 1 left"), "{weaker}");
     let nodes = vec![id(4)];
     cluster.propose(Command::Activate { nodes }).await;
     cluster.settle().await;
     assert_eq!(cluster.store(4).digests().len(), 120);
-    assert_eq!(cluster.view().weaker(), [""; 0]);
+    assert_eq!(cluster.view().weaker(), []);
 }
 
 #[tokio::test(start_paused = true)]
