@@ -168,9 +168,7 @@ impl Inventory for MemoryStore {
         let content = self.lock();
         blobs
             .iter()
-            .map(|blob| {
-                blob.digest.is_empty_blob() || content.blobs.contains_key(&blob.digest)
-            })
+            .map(|blob| blob.digest.is_empty_blob() || content.blobs.contains_key(&blob.digest))
             .collect()
     }
 

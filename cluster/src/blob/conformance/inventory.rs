@@ -43,7 +43,11 @@ async fn must_be_told(store: &dyn Inventory, digest: Digest) -> Held {
 
 async fn is_missing(store: &dyn BlobStore, digest: Digest) -> bool {
     let none = Lease { seconds: 0 };
-    !store.find_missing(&[digest], none).await.unwrap().is_empty()
+    !store
+        .find_missing(&[digest], none)
+        .await
+        .unwrap()
+        .is_empty()
 }
 
 /// Whether the store keeps leases, and with them ages.
@@ -62,7 +66,10 @@ async fn check_summaries(store: &dyn Inventory) {
     }
     let unique: BTreeSet<Digest> = held.iter().map(|held| held.digest).collect();
     assert_eq!(unique.len(), held.len(), "a blob is listed twice");
-    assert!(store.summaries() == expected, "summaries are not of the list");
+    assert!(
+        store.summaries() == expected,
+        "summaries are not of the list"
+    );
 }
 
 async fn summaries_are_those_of_the_list(store: &dyn Inventory) {
@@ -124,7 +131,10 @@ async fn copies_are_read_without_a_use(store: &dyn Inventory) {
         assert!(answers[0].as_ref().unwrap() == &bytes);
         assert!(matches!(answers[1], Err(Error::NotFound(_))));
         assert!(answers[2].as_ref().unwrap().is_empty());
-        assert!(matches!(store.read(absent).await.err(), Some(Error::NotFound(_))));
+        assert!(matches!(
+            store.read(absent).await.err(),
+            Some(Error::NotFound(_))
+        ));
         let after = must_be_told(store, digest).await;
         assert!(after.idle_seconds >= before.idle_seconds, "{after:?}");
         assert!(after.lease_seconds <= before.lease_seconds, "{after:?}");
@@ -140,7 +150,10 @@ async fn adopted_copies_keep_their_age_and_lease(store: &dyn Inventory) {
             let idle = held.idle_seconds.checked_sub(expected.idle_seconds);
             assert!(idle.is_some_and(|idle| idle < 60), "{held:?} {expected:?}");
             let lease = expected.lease_seconds.checked_sub(held.lease_seconds);
-            assert!(lease.is_some_and(|lease| lease < 60), "{held:?} {expected:?}");
+            assert!(
+                lease.is_some_and(|lease| lease < 60),
+                "{held:?} {expected:?}"
+            );
         }
     };
     for (seed, idle_seconds, lease_seconds) in [(770, 0, 0), (772, 90_000, 0), (774, 90_000, 7_000)]
@@ -152,7 +165,9 @@ async fn adopted_copies_keep_their_age_and_lease(store: &dyn Inventory) {
                 idle_seconds,
                 lease_seconds,
             };
-            put_verified(store.adopt(held).await.unwrap(), blob.clone()).await.unwrap();
+            put_verified(store.adopt(held).await.unwrap(), blob.clone())
+                .await
+                .unwrap();
             check(held).await;
             assert_eq!(store.hold(&[held]), [true]);
             // Again, with a longer lease: the copy that is there takes that over.
@@ -203,7 +218,10 @@ async fn a_renewed_lease_keeps_a_copy(store: &dyn Inventory) {
         assert!(store.adopt_batch(vec![(blob, adopted)]).await[0].is_ok());
         let held = must_be_told(store, adopted.digest).await;
         assert!(!store.declines(&held), "a leased blob is never declined");
-        store.find_missing(&[held.digest], Lease::SHORT).await.unwrap();
+        store
+            .find_missing(&[held.digest], Lease::SHORT)
+            .await
+            .unwrap();
         assert_eq!(store.drop_copies(&[held]).await.unwrap(), 0);
         assert!(!is_missing(store, held.digest).await);
         let held = must_be_told(store, held.digest).await;
@@ -251,9 +269,12 @@ async fn the_empty_blob_is_held_and_never_listed(store: &dyn Inventory) {
         lease_seconds: 0,
     };
     assert_eq!(store.hold(&[empty]), [true]);
-    put_verified(store.adopt(empty).await.unwrap(), Verified::of(bytes::Bytes::new()))
-        .await
-        .unwrap();
+    put_verified(
+        store.adopt(empty).await.unwrap(),
+        Verified::of(bytes::Bytes::new()),
+    )
+    .await
+    .unwrap();
     assert_eq!(store.drop_copies(&[empty]).await.unwrap(), 0);
     assert!(told(store, Digest::EMPTY).await.is_none());
 }
