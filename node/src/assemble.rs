@@ -164,14 +164,17 @@ impl Node {
             if let Err(barred) = consensus.arrive(&start).await {
                 return barred.into();
             }
-            if let Origin::Founder { settings } = identity.origin {
-                while let Err(error) = consensus.found(settings.clone(), member.clone()).await {
-                    info!(%error, "the cluster is not founded yet");
-                    tokio::time::sleep(ANNOUNCE_RETRY).await;
+            let founding_and_announcing = async {
+                if let Origin::Founder { settings } = identity.origin {
+                    while let Err(error) = consensus.found(settings.clone(), member.clone()).await {
+                        info!(%error, "the cluster is not founded yet");
+                        tokio::time::sleep(ANNOUNCE_RETRY).await;
+                    }
                 }
-            }
+                announce(&consensus, identity.node, &member, boots).await
+            };
             tokio::select! {
-                error = announce(&consensus, identity.node, &member, boots) => error,
+                error = founding_and_announcing => error,
                 barred = consensus.expelled(&start) => barred.into(),
             }
         })

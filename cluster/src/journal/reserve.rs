@@ -248,7 +248,9 @@ mod tests {
             kind: NonZeroU8::MIN,
             payload: vec![7; bytes],
         };
-        let done = Box::new(move |outcome: Result<_, _>| drop(told.send(outcome.is_ok())));
+        let done = Box::new(move |outcome: Result<_, _>| {
+            let _ = told.send(outcome.is_ok());
+        });
         journal.append(vec![record], done).await.is_ok() && written.await.unwrap_or(false)
     }
 
