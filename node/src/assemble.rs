@@ -69,10 +69,19 @@ pub struct NodeRoutes {
 impl Node {
     /// Opens what is on disk and puts the parts together. Nothing is served and
     /// no other node is waited for.
-    pub async fn start(config: &Config, data: &DataDir) -> anyhow::Result<(Self, NodeRoutes)> {
+    pub async fn start(
+        config: &Config,
+        data: &DataDir,
+    ) -> anyhow::Result<(Self, NodeRoutes, Boots)> {
         let identity = data.identity().clone();
         let (cluster, me) = (identity.cluster, identity.node);
         let member = member(config);
+
+        // First, since it makes room on a full disk.
+        let raft_dir = data.subfolder("raft")?;
+        let (raft, log) = open_raft(&raft_dir, &identity.name).await?;
+        tokio::spawn(keep_reserve(raft.clone()));
+        let boots = data.begin_boot()?;
 
         let blobs = disk(&data.subfolder("blobs")?);
         let store_config = config.store.clone();
@@ -81,9 +90,6 @@ impl Node {
             .await?
             .context("cannot open the blob store")?;
 
-        let raft_dir = data.subfolder("raft")?;
-        let (raft, log) = open_raft(&raft_dir, &identity.name).await?;
-        tokio::spawn(keep_reserve(raft.clone()));
         let removal = Removal::default();
         let setup = Setup {
             cluster,
@@ -150,7 +156,7 @@ impl Node {
             consensus,
             health: api.health,
         };
-        Ok((node, routes))
+        Ok((node, routes, boots))
     }
 
     /// Begins to take part in the cluster, in the background: checks in, founds
