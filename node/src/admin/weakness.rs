@@ -71,7 +71,7 @@ pub(super) fn weaker(survey: &Survey) -> Vec<Weaker> {
 /// When the blobs of an older epoch will have moved.
 fn moved(survey: &Survey) -> String {
     let left = survey.left();
-    let names: Vec<_> = survey.waiting().iter().map(|id| survey.name(*id)).collect();
+    let names = survey.waiting();
     let mut until = "blobs have moved".to_owned();
     if left.bytes > 0 {
         until += &format!(": {} left", bytes_text(left.bytes));
