@@ -330,7 +330,7 @@ impl Peers for FaultyPeers {
 
     async fn check_in(&self, to: NodeId, _: &Start) -> Result<CheckIn, Error> {
         self.alive(to)?;
-        Ok(CheckIn::Welcome)
+        Ok(CheckIn::Welcome { by_leader: false })
     }
 
     async fn scrub(&self, to: NodeId) -> Result<(), Error> {

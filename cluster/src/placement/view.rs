@@ -150,15 +150,24 @@ impl View {
         stand_ins
     }
 
-    /// Every node that may hold a blob. Walks the ring of each epoch: for reads
-    /// that the owners could not serve.
+    /// Owners of a blob that are members still. A node that was replaced stays an
+    /// owner of the current epoch in name, until its successor begins the next.
+    pub fn live_owners(&self, digest: Digest) -> impl Iterator<Item = NodeId> + Clone + '_ {
+        self.owners(digest)
+            .filter(|owner| self.member(*owner).is_some())
+    }
+
+    /// Every member that may hold a blob. Walks the ring of each epoch: for reads
+    /// that the owners could not serve. Nodes that left for good are not among
+    /// them: waiting for their answer would turn every miss into a doubt.
     #[must_use]
     pub fn holders(&self, digest: Digest) -> Holders {
         let slot = digest.slot();
-        let owners: Vec<_> = self.owners(digest).collect();
+        let owners: Vec<_> = self.live_owners(digest).collect();
+        let is_member = |node: &NodeId| self.member(*node).is_some();
         let mut former = Vec::new();
         for placement in self.placements.iter().skip(1) {
-            for node in placement.owners(slot) {
+            for node in placement.owners(slot).filter(is_member) {
                 if !owners.contains(&node) && !former.contains(&node) {
                     former.push(node);
                 }
@@ -174,7 +183,8 @@ impl View {
         for placement in &self.placements {
             let reach = REACH.saturating_sub(placement.width());
             let further = placement.stand_ins(slot);
-            further.into_iter().take(reach).for_each(&mut add);
+            let reached = further.into_iter().take(reach);
+            reached.filter(is_member).for_each(&mut add);
         }
         let placed = |node: &NodeId| self.placements.iter().any(|p| p.contains(*node));
         let outside = self.state.members.keys().filter(|node| !placed(node));
@@ -193,7 +203,8 @@ impl View {
     }
 
     /// What makes a write of this blob durable: W acks, or as many as there are
-    /// owners, from min(W, zones of the owners) zones.
+    /// owners, from min(W, zones of the owners) zones. Owners that left count:
+    /// a loss makes no promise smaller by itself.
     #[must_use]
     pub fn need(&self, digest: Digest) -> Need {
         Need::new(

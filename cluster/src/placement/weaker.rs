@@ -89,10 +89,13 @@ impl View {
             weaker.push(Weaker::new("quorum", "P1", what, until));
         }
         if zones < replicas.min(nodes) {
-            let loss = if zones == 1 {
-                "the loss of the zone loses blobs"
-            } else {
-                "the loss of one zone may leave a single copy"
+            let loss = match zones {
+                0 | 1 => "the loss of the zone loses blobs".into(),
+                2 => "the loss of one zone may leave a single copy".into(),
+                _ => {
+                    let left = plural(zones - 1, "copy");
+                    format!("the loss of one zone may leave {left}")
+                }
             };
             let what = format!(
                 "copies share zones: {} for {}; {loss}",
@@ -121,6 +124,7 @@ impl View {
             );
             weaker.push(Weaker::new(MOVING, "P2", what, "blobs have moved"));
         }
+        weaker.extend(self.gone(current));
         weaker.extend(self.stay_outside(current));
         weaker
     }
@@ -132,6 +136,20 @@ impl View {
             let own = share.host.is_empty().then_some(*id);
             (own, &*share.host)
         })
+    }
+
+    /// Owners that were replaced and whose successors own nothing yet.
+    fn gone(&self, current: &Placement) -> Option<Weaker> {
+        let gone = current.nodes().filter(|node| self.member(*node).is_none());
+        let gone = gone.count();
+        let what = format!(
+            "{} of epoch {} left: blobs have fewer than {}",
+            plural(gone, "owner"),
+            self.epoch(),
+            plural(current.width(), "copy"),
+        );
+        let until = "a node has taken their place";
+        (gone > 0).then(|| Weaker::new("gone", "P1, P2", what, until))
     }
 
     fn stay_outside<'a>(&'a self, current: &'a Placement) -> impl Iterator<Item = Weaker> + 'a {

@@ -112,4 +112,6 @@ pub struct Effects {
 }
 
 #[cfg(test)]
+mod member_tests;
+#[cfg(test)]
 pub(crate) mod tests;

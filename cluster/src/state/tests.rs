@@ -45,14 +45,14 @@ fn value(text: &str) -> RefValue {
 
 /// A state, its rows and the number of commands applied so far.
 #[derive(Default, Clone, PartialEq, Debug)]
-struct Machine {
-    state: ClusterState,
+pub(super) struct Machine {
+    pub(super) state: ClusterState,
     rows: Rows,
     revision: u64,
 }
 
 impl Machine {
-    fn founded() -> Self {
+    pub(super) fn founded() -> Self {
         let mut machine = Self::default();
         machine.done(Command::Found {
             cluster: ClusterId(1),
@@ -73,14 +73,14 @@ impl Machine {
         effects
     }
 
-    fn done(&mut self, command: Command) -> Effects {
+    pub(super) fn done(&mut self, command: Command) -> Effects {
         let effects = self.apply(command.clone());
         let revision = self.revision;
         assert_eq!(effects.response, Response::Done { revision }, "{command:?}");
         effects
     }
 
-    fn refused(&mut self, command: Command) -> String {
+    pub(super) fn refused(&mut self, command: Command) -> String {
         let before = self.state.clone();
         let effects = self.apply(command.clone());
         assert_eq!(self.state, before, "a refusal changed the state");
@@ -91,14 +91,14 @@ impl Machine {
         }
     }
 
-    fn add(&mut self, id: u64, name: &str, zone: &str) {
+    pub(super) fn add(&mut self, id: u64, name: &str, zone: &str) {
         self.done(Command::AddMember {
             id: NodeId(id),
             member: member(name, zone),
         });
     }
 
-    fn activate(&mut self, ids: &[u64]) -> Command {
+    pub(super) fn activate(&mut self, ids: &[u64]) -> Command {
         Command::Activate {
             nodes: ids.iter().map(|id| NodeId(*id)).collect(),
         }
@@ -475,7 +475,14 @@ fn check_invariants(state: &ClusterState) -> Result<(), TestCaseError> {
     prop_assert!(1 <= settings.write_quorum && settings.write_quorum <= settings.replicas);
     let names: BTreeSet<_> = state.members.values().map(|row| &row.name).collect();
     prop_assert_eq!(names.len(), state.members.len(), "two members share a name");
-    prop_assert!(state.epochs.len() <= LIVE_EPOCHS);
+    // A removal may begin an epoch where all else waits.
+    prop_assert!(state.epochs.len() <= LIVE_EPOCHS + state.removed.len());
+    prop_assert!(
+        state
+            .removed
+            .iter()
+            .all(|id| !state.members.contains_key(id))
+    );
     for pair in state.epochs.windows(2) {
         prop_assert_eq!(pair[0].epoch.0 + 1, pair[1].epoch.0);
     }
@@ -488,7 +495,10 @@ fn check_invariants(state: &ClusterState) -> Result<(), TestCaseError> {
     match state.epochs.last() {
         Some(plan) => {
             prop_assert_eq!(plan.replicas, settings.replicas);
-            prop_assert_eq!(plan.nodes.keys().copied().collect::<BTreeSet<_>>(), active);
+            let is_member = |id: &&NodeId| state.members.contains_key(id);
+            let owners: BTreeSet<_> = plan.nodes.keys().filter(is_member).copied().collect();
+            prop_assert_eq!(owners, active);
+            prop_assert!(plan.handed_off.iter().all(|id| plan.nodes.contains_key(id)));
         }
         None => prop_assert!(active.is_empty()),
     }

@@ -19,7 +19,7 @@ use weir_cluster::{
     state::{Ref, refs::manifest},
 };
 
-use super::{ApiConfig, agreed::Agreed, directories, gather, guard::Limits, status};
+use super::{ApiConfig, agreed::Agreed, directories, gather, guard::Limits, restore, status};
 
 /// Verdicts remembered, in each of two generations; each takes some 50 bytes.
 const VERDICTS: usize = 65_536;
@@ -85,10 +85,17 @@ impl Completeness {
         let leased_until = SystemTime::now() + lease;
         let missing = gather::missing(&*self.store, &closure, &self.agreed).await;
         let missing = missing.map_err(|error| status::of(&error))?;
-        if let Some(first) = missing.first() {
-            tracing::debug!(revision = found.revision, missing = missing.len(),
-                first = %closure[*first], "ref is incomplete, answered as a miss");
-            return Ok(None);
+        if !missing.is_empty() {
+            let unconfirmed = missing.into_iter().map(|index| closure[index]).collect();
+            let absent = restore::absent(&*self.store, None, unconfirmed).await;
+            match absent {
+                Ok(absent) if absent.is_empty() => {}
+                outcome => {
+                    let revision = found.revision;
+                    tracing::debug!(revision, ?outcome, "ref is incomplete, answered as a miss");
+                    return Ok(None);
+                }
+            }
         }
         self.lock().remember(found.revision, now);
         Ok(Some(Complete { leased_until }))

@@ -11,7 +11,7 @@ use weir_cluster::{
 pub(crate) const DIRECTORY_BYTES: u64 = 32 << 20;
 
 /// How much is asked of the store at once: bytes, and digests.
-const PIECE_BYTES: u64 = 4 << 20;
+pub(super) const PIECE_BYTES: u64 = 4 << 20;
 const PIECE_DIGESTS: usize = 2_000;
 
 /// The next digests to read together: at most what fits into one piece, at
@@ -27,31 +27,31 @@ pub(crate) fn next_piece(wanted: &[Digest]) -> &[Digest] {
 }
 
 /// Reads a piece: for each digest its bytes, or `None` if the blob is absent.
-/// Any other error ends it: what cannot be told is not absence.
+/// Any other error is that digest's answer: what cannot be told is not absence.
 pub(crate) async fn read_piece(
     store: &dyn BlobStore,
     piece: &[Digest],
-) -> Result<Vec<Option<Bytes>>, Error> {
+) -> Vec<Result<Option<Bytes>, Error>> {
     if let [digest] = piece
         && digest.size > SMALL_BLOB_BYTES
     {
-        return Ok(vec![read_one(store, *digest).await?]);
+        return vec![read_one(store, *digest).await];
     }
     let (small, large): (Vec<_>, Vec<_>) = piece
         .iter()
         .enumerate()
         .partition(|(_, digest)| digest.size <= SMALL_BLOB_BYTES);
-    let mut found = vec![None; piece.len()];
+    let mut found = vec![Ok(None); piece.len()];
     let digests: Vec<_> = small.iter().map(|(_, digest)| **digest).collect();
     if !digests.is_empty() {
         for ((index, _), answer) in small.into_iter().zip(store.get_batch(&digests).await) {
-            found[index] = present(answer)?;
+            found[index] = present(answer);
         }
     }
     for (index, digest) in large {
-        found[index] = read_one(store, *digest).await?;
+        found[index] = read_one(store, *digest).await;
     }
-    Ok(found)
+    found
 }
 
 /// Reads one message of any size up to [`DIRECTORY_BYTES`].
@@ -112,18 +112,13 @@ mod tests {
         let small = put_bytes(&store, sample(1, 100)).await.unwrap();
         let large = put_bytes(&store, sample(2, 2 << 20)).await.unwrap();
         let absent = Digest::of(b"absent");
-        let found = read_piece(&store, &[large, absent, small, large])
-            .await
-            .unwrap();
+        let found = read_piece(&store, &[large, absent, small, large]).await;
         let sizes: Vec<_> = found
-            .iter()
-            .map(|bytes| bytes.as_ref().map(Bytes::len))
+            .into_iter()
+            .map(|bytes| bytes.unwrap().as_ref().map(Bytes::len))
             .collect();
         assert_eq!(sizes, [Some(2 << 20), None, Some(100), Some(2 << 20)]);
-        assert!(
-            read_piece(&store, &[sized(DIRECTORY_BYTES + 1)])
-                .await
-                .is_err()
-        );
+        let too_large = read_piece(&store, &[sized(DIRECTORY_BYTES + 1)]).await;
+        assert!(too_large[0].is_err());
     }
 }

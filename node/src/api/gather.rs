@@ -13,7 +13,7 @@ use super::{
     ApiConfig,
     agreed::Agreed,
     closure::{Limits, Taken, Walk},
-    directories,
+    directories, restore,
 };
 
 /// Digests that are asked for in one call: 4 MiB on the wire between nodes.
@@ -100,14 +100,14 @@ impl Gatherer {
     ) -> Result<Option<Digest>, GatherError> {
         let plain = roots.blobs.is_empty() && roots.directories.is_empty();
         if let (Target::Blob(digest), true) = (target, plain) {
-            return match &self.present(vec![digest]).await?[..] {
+            return match &self.present(digest, vec![digest]).await?[..] {
                 [] => Err(GatherError::TargetAbsent(digest)),
                 _ => Ok(None),
             };
         }
         let turn = self.turns.acquire().await;
         let closure = self.walk(target, roots).await?;
-        let present = self.present(closure).await?;
+        let present = self.present(target.digest(), closure).await?;
         drop(turn);
         let target = target.digest();
         if !target.is_empty_blob() && !present.contains(&target) {
@@ -141,9 +141,17 @@ impl Gatherer {
             while !rest.is_empty() {
                 let piece = directories::next_piece(rest);
                 rest = &rest[piece.len()..];
-                let found = directories::read_piece(&*self.store, piece).await?;
-                for (digest, bytes) in piece.iter().zip(found) {
-                    let Some(bytes) = bytes else { continue };
+                let found = directories::read_piece(&*self.store, piece).await;
+                for (digest, read) in piece.iter().zip(found) {
+                    let bytes = match read {
+                        Ok(Some(bytes)) => bytes,
+                        Ok(None) => continue,
+                        // Nobody can tell now. Clients list directories that
+                        // they never uploaded, and a node that is down must not
+                        // stop their pushes.
+                        Err(error) if is_doubt(&error) && *digest != target.digest() => continue,
+                        Err(error) => return Err(error.into()),
+                    };
                     if walk.take(&bytes)? == Taken::Opaque && target == Target::Directory(*digest) {
                         return Err(GatherError::NotADirectory(*digest));
                     }
@@ -152,18 +160,21 @@ impl Gatherer {
         }
     }
 
-    /// Those that are present, their leases renewed.
-    async fn present(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, Error> {
+    /// Those that are present, their leases renewed. An error if that cannot be
+    /// told of the target.
+    async fn present(&self, target: Digest, digests: Vec<Digest>) -> Result<Vec<Digest>, Error> {
         let missing = missing(&*self.store, &digests, &self.agreed).await?;
-        let mut missing = missing.into_iter().peekable();
+        let unconfirmed: Vec<_> = missing.into_iter().map(|index| digests[index]).collect();
+        let absent = restore::absent(&*self.store, Some(target), unconfirmed).await?;
         let mut present = digests;
-        let mut index = 0;
-        present.retain(|_| {
-            index += 1;
-            missing.next_if_eq(&(index - 1)).is_none()
-        });
+        present.retain(|digest| !absent.contains(digest));
         Ok(present)
     }
+}
+
+/// Whether a read failed only because too few nodes answered.
+pub(super) fn is_doubt(error: &Error) -> bool {
+    matches!(error, Error::NoQuorum(_) | Error::Unreachable { .. })
 }
 
 /// Asks for any number of digests in bounded calls: the indices of the missing.

@@ -47,6 +47,7 @@ mod publish;
 mod reference_storage;
 mod refs;
 mod resource_name;
+mod restore;
 pub(crate) mod status;
 mod tree;
 

@@ -192,12 +192,10 @@ impl Tree {
                 return Ok(false);
             }
             let piece = directories::next_piece(&self.level).to_vec();
-            let found = directories::read_piece(&*self.store, &piece)
-                .await
-                .map_err(|error| status::of(&error))?;
+            let found = directories::read_piece(&*self.store, &piece).await;
             self.level.drain(..piece.len());
             for (digest, bytes) in piece.into_iter().zip(found) {
-                match bytes {
+                match bytes.map_err(|error| status::of(&error))? {
                     Some(bytes) => self.take(digest, bytes)?,
                     // What is absent is left out; the root may not be.
                     None if digest == self.root => {
