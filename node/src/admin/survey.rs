@@ -121,7 +121,7 @@ impl Survey {
 
 /// Whether a volume was taken out of use: neither in order nor merely full.
 pub(super) fn is_fenced(report: &Report) -> bool {
-    !matches!(&*report.volume, "ok" | "full")
+    report.volume != "ok" && !report.volume.starts_with("full")
 }
 
 /// One member's account of itself, or why there is none.

@@ -122,8 +122,11 @@ fn volume(survey: &Survey, id: NodeId) -> Option<Weaker> {
     let report = survey.report(id).filter(|report| report.volume != "ok")?;
     let (name, key) = (survey.name(id), format!("volume:{id}"));
     if !is_fenced(report) {
-        let what = format!("the volume of {name} is full: uploads to it may be refused");
-        let until = "leases end, or store.capacity_bytes grows";
+        let what = format!(
+            "the volume of {name} is {}; uploads to it may be refused",
+            report.volume
+        );
+        let until = "leases end, or it gets more room";
         return Some(Weaker::new(key, "P1", what, until));
     }
     let (volume, slots) = (&report.volume, slots_of(survey, id));

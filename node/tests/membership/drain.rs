@@ -30,12 +30,21 @@ fn a_drained_node_leaves_and_nothing_is_lost() {
     // The node that is asked is restarted while the drain is looked on.
     let asked = nodes[2].admin.clone();
     let node = ["--node", &*asked];
-    let draining = drain(&[&["node", "drain", "n2", "--wait", "--timeout", "5m"][..], &node].concat());
+    let draining = drain(
+        &[
+            &["node", "drain", "n2", "--wait", "--timeout", "5m"][..],
+            &node,
+        ]
+        .concat(),
+    );
     nodes[0].status(|status| row(status, "n2")["status"] == "draining");
     nodes[2].stop();
     nodes[2].serve();
     let said = ends_well(draining);
-    assert!(said.contains("holds no copy that another may lack"), "{said}");
+    assert!(
+        said.contains("holds no copy that another may lack"),
+        "{said}"
+    );
 
     let admin = nodes[0].admin.clone();
     let status = nodes[0].status(|status| row(status, "n2")["repair"]["settled"] == true);
@@ -43,8 +52,11 @@ fn a_drained_node_leaves_and_nothing_is_lost() {
     assert_eq!(row(&status, "n2")["epochs"], Value::Array(vec![]));
     let removed = succeeds(&["node", "remove", "n2", "--node", &admin]);
     assert!(removed.contains("n2 was removed"), "{removed}");
-    refused(&["node", "remove", "n2", "--node", &admin], "no member is named");
-    nodes[1].stop();
+    refused(
+        &["node", "remove", "n2", "--node", &admin],
+        "no member is named",
+    );
+    nodes[1].ends();
 
     // Each of the two that are left has every blob: with one of them gone too,
     // the other can only answer from its own disk.
@@ -85,7 +97,11 @@ fn client_url(node: &Node) -> String {
 async fn client(url: &str) -> Client<Channel> {
     let began = Instant::now();
     loop {
-        match Endpoint::from_shared(url.to_owned()).unwrap().connect().await {
+        match Endpoint::from_shared(url.to_owned())
+            .unwrap()
+            .connect()
+            .await
+        {
             Ok(channel) => return Client::new(channel).max_decoding_message_size(64 << 20),
             Err(error) => assert!(began.elapsed() < LIMIT, "{url}: {error}"),
         }

@@ -4,6 +4,7 @@
 //! shown before a change is what the change does; a name is never taken from a
 //! node that lives.
 
+mod drain;
 mod processes;
 
 use std::io::{Read, Write};

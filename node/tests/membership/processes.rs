@@ -104,6 +104,19 @@ impl Node {
         }
     }
 
+    /// Waits until it ends by itself.
+    pub(crate) fn ends(&mut self) {
+        let mut child = self.running.take().unwrap();
+        let began = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if began.elapsed() > LIMIT {
+                child.kill().unwrap();
+                panic!("a node that was removed goes on");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.running.take() {
             let pid = rustix::process::Pid::from_child(&child);
