@@ -252,7 +252,14 @@ impl Peers for FaultyPeers {
 
     async fn report(&self, to: NodeId) -> Result<Report, Error> {
         self.call(to, Verb::Report, None).await?;
-        self.answer(to, Report::default())
+        let volume = "ok".into();
+        self.answer(
+            to,
+            Report {
+                volume,
+                ..Report::default()
+            },
+        )
     }
 
     async fn summaries(

@@ -229,8 +229,9 @@ fn slot_bytes(
     Slot::all()
         .map(|slot| {
             let known = placement.owners(slot).filter_map(|owner| each.get(&owner));
-            let (sum, count) = known.fold((0, 0), |(sum, count), bytes| (sum + bytes, count + 1));
-            if count == 0 { mean } else { sum / count }
+            let (sum, count) =
+                known.fold((0_u64, 0), |(sum, count), bytes| (sum + bytes, count + 1));
+            sum.checked_div(count).unwrap_or(mean)
         })
         .collect()
 }

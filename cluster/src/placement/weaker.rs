@@ -117,7 +117,7 @@ impl View {
         }
         if self.placements().len() > 1 {
             let what = format!(
-                "blobs move to epoch {} while {} stay in use: some have fewer than {} at their new owners",
+                "blobs move to epoch {}, with {} still in use: some have fewer than {} at their new owners",
                 self.epoch(),
                 plural(self.placements().len() - 1, "older epoch"),
                 plural(width, "copy"),

@@ -235,8 +235,7 @@ impl Admin {
     /// Slots whose last copies may be at a member that does not answer.
     pub(super) async fn slots_at_stake(&self, state: &Arc<ClusterState>, id: NodeId) -> u64 {
         let survey = Survey::take(&self.parts).await;
-        let known = self.parts.view.borrow().clone();
-        let view = View::from_state(self.parts.me, state, Some(&known));
+        let view = View::from_state(self.parts.me, state, Some(&survey.view));
         last_copies(view.placements(), id, &gone(&survey, &view))
     }
 }

@@ -47,6 +47,8 @@ impl Admin {
                 Err(why) => failed.push(format!("{name}: {why}")),
             }
         }
+        begun.sort_unstable();
+        failed.sort_unstable();
         let failed = failed.join("; ");
         match (&begun[..], &*failed) {
             ([], why) => Err(Status::unavailable(format!(

@@ -77,7 +77,7 @@ fn epochs(survey: &Survey) -> Vec<EpochStatus> {
             EpochStatus {
                 epoch: plan.epoch.0,
                 owners: plan.nodes.len() as u64,
-                waiting: waiting.into_iter().map(|id| survey.name(id)).collect(),
+                waiting,
             }
         })
         .collect()

@@ -38,7 +38,11 @@ impl Left {
 
 impl Survey {
     pub(super) async fn take(parts: &AdminParts) -> Self {
-        let view = parts.view.borrow().clone();
+        // The watched view follows a change a moment later, and who has just
+        // made a change wants to see it.
+        let state = parts.consensus.state().borrow().clone();
+        let known = parts.view.borrow().clone();
+        let view = Arc::new(View::from_state(parts.me, &state, Some(&known)));
         let members: Vec<_> = view.state().members.keys().copied().collect();
         let asked: FuturesUnordered<_> = members
             .into_iter()
@@ -99,22 +103,25 @@ impl Survey {
         member.map_or_else(|| id.to_string(), |member| member.name.clone())
     }
 
-    /// Members that own blobs in the current epoch and have not said yet that
-    /// they hold them all.
-    pub(super) fn waiting(&self) -> Vec<NodeId> {
+    /// Names of the members that own blobs in the current epoch and have not said
+    /// yet that they hold them all.
+    pub(super) fn waiting(&self) -> Vec<String> {
         let Some(current) = self.view.state().epochs.last() else {
             return Vec::new();
         };
-        let owners = current.nodes.keys().copied();
-        owners
-            .filter(|id| !current.handed_off.contains(id) && self.members().contains_key(id))
-            .collect()
+        let owners = current.nodes.keys();
+        let open = owners.filter(|id| !current.handed_off.contains(id));
+        let mut names: Vec<_> = open
+            .filter_map(|id| Some(self.members().get(id)?.name.clone()))
+            .collect();
+        names.sort_unstable();
+        names
     }
 }
 
 /// Whether a volume was taken out of use: neither in order nor merely full.
 pub(super) fn is_fenced(report: &Report) -> bool {
-    !matches!(&*report.volume, "ok" | "full")
+    report.volume != "ok" && !report.volume.starts_with("full")
 }
 
 /// One member's account of itself, or why there is none.

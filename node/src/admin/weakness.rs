@@ -71,7 +71,7 @@ pub(super) fn weaker(survey: &Survey) -> Vec<Weaker> {
 /// When the blobs of an older epoch will have moved.
 fn moved(survey: &Survey) -> String {
     let left = survey.left();
-    let names: Vec<_> = survey.waiting().iter().map(|id| survey.name(*id)).collect();
+    let names = survey.waiting();
     let mut until = "blobs have moved".to_owned();
     if left.bytes > 0 {
         until += &format!(": {} left", bytes_text(left.bytes));
@@ -122,8 +122,11 @@ fn volume(survey: &Survey, id: NodeId) -> Option<Weaker> {
     let report = survey.report(id).filter(|report| report.volume != "ok")?;
     let (name, key) = (survey.name(id), format!("volume:{id}"));
     if !is_fenced(report) {
-        let what = format!("the volume of {name} is full: uploads to it may be refused");
-        let until = "leases end, or store.capacity_bytes grows";
+        let what = format!(
+            "the volume of {name} is {}; uploads to it may be refused",
+            report.volume
+        );
+        let until = "leases end, or it gets more room";
         return Some(Weaker::new(key, "P1", what, until));
     }
     let (volume, slots) = (&report.volume, slots_of(survey, id));

@@ -49,6 +49,10 @@ pub(super) struct Drain {
     cancel: bool,
 }
 
+/// A node that is not draining in so many looks was called back. In fewer, the
+/// node that is asked may only be behind, as after its start.
+const BACK_LOOKS: u32 = 10;
+
 /// How a drain stands.
 #[derive(Debug, PartialEq, Eq)]
 enum Stand {
@@ -56,8 +60,8 @@ enum Stand {
     Done(String),
     /// What is still to happen.
     Under { bytes_left: u64, what: String },
-    /// It will not end any more.
-    Over(String),
+    /// The node does not drain, as far as the one that is asked knows.
+    Back,
 }
 
 impl Drain {
@@ -81,6 +85,7 @@ impl Drain {
         let mut progress = Progress::default();
         // By id from the first look on: names may be given to another node.
         let mut member = self.member.clone();
+        let mut back = 0;
         loop {
             // The node that is asked may be restarted meanwhile.
             let text = match admin_client::status(&self.node.node).await {
@@ -95,11 +100,16 @@ impl Drain {
                             say(text);
                             return Ok(ExitCode::SUCCESS);
                         }
-                        Stand::Over(text) => {
+                        Stand::Back if back == BACK_LOOKS => {
                             line.end();
-                            anyhow::bail!(text);
+                            anyhow::bail!("{} was called back and does not drain", self.member);
+                        }
+                        Stand::Back => {
+                            back += 1;
+                            format!("{}: not draining yet", self.member)
                         }
                         Stand::Under { bytes_left, what } => {
+                            back = 0;
                             progress.look(began.elapsed(), bytes_left);
                             format!("{}: {}{what}", self.member, progress.text())
                         }
@@ -122,7 +132,7 @@ fn stand(status: &ClusterStatus, member: &str, name: &str) -> Stand {
         return Stand::Done(format!("{name} is no member any more"));
     };
     if node.status != "draining" {
-        return Stand::Over(format!("{name} was called back and does not drain"));
+        return Stand::Back;
     }
     if node.holds_no_sole_copy() {
         return Stand::Done(format!(
@@ -231,7 +241,7 @@ mod tests {
             status: "active".into(),
             ..done
         };
-        assert!(matches!(look(back), Stand::Over(_)));
+        assert_eq!(look(back), Stand::Back);
         let gone = stand(&ClusterStatus::default(), "2", "n2");
         assert!(matches!(gone, Stand::Done(_)));
     }
