@@ -1,18 +1,26 @@
-//! A cluster of real nodes on this machine, started by `weir dev`.
+//! A cluster of real nodes on this machine, started by `weir dev`; nodes may
+//! join it and leave it afterwards.
+
+mod members;
+mod status;
 
 use std::{
-    collections::BTreeMap,
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use serde::Deserialize;
-use weir_proto::reapi::{GetCapabilitiesRequest, capabilities_client::CapabilitiesClient};
 
+pub use self::{
+    members::{Output, write_config},
+    status::{answers, row, status},
+};
 use crate::{
     process::{Process, is_running, kill9, running_with, sweep},
     program,
@@ -26,9 +34,6 @@ const READY_LIMIT: Duration = Duration::from_secs(90);
 
 /// From SIGTERM until `weir dev` and its nodes are gone.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
-
-/// One probe of a client port.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What `weir dev` is started with.
 #[derive(Clone, Debug)]
@@ -67,7 +72,7 @@ pub struct Node {
     pub client: String,
     /// URL of the port for health, metrics and the dashboard.
     pub admin: String,
-    /// Its data directory; `weir.toml` is in it.
+    /// Its folder: `weir.toml` and `data` are in it.
     pub dir: PathBuf,
 }
 
@@ -85,6 +90,10 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// Nodes that were started again by hand, by index.
     revived: BTreeMap<usize, Process>,
+    /// Nodes that were killed or have left, by index.
+    down: BTreeSet<usize>,
+    /// Commands run so far.
+    commands: Cell<u32>,
 }
 
 impl Cluster {
@@ -101,6 +110,8 @@ impl Cluster {
             dev: None,
             nodes: Vec::new(),
             revived: BTreeMap::new(),
+            down: BTreeSet::new(),
+            commands: Cell::new(0),
         };
         cluster.start_dev()?;
         Ok(cluster)
@@ -143,6 +154,7 @@ impl Cluster {
             bail!("dev.json names {} nodes", found.nodes.len());
         }
         self.nodes = found.nodes;
+        self.down.clear();
         self.dev = Some(dev);
         Ok(())
     }
@@ -172,6 +184,7 @@ impl Cluster {
     pub fn kill9(&mut self, index: usize) -> Result<()> {
         self.trial
             .step(format!("kill -9 of {}", self.nodes[index].name));
+        self.down.insert(index);
         if let Some(mut process) = self.revived.remove(&index) {
             process.kill();
             return Ok(());
@@ -193,6 +206,7 @@ impl Cluster {
         kill9(&pids, &self.dir)?;
         drop(dev);
         self.revived.clear();
+        self.down.extend(0..self.nodes.len());
         Ok(())
     }
 
@@ -200,17 +214,8 @@ impl Cluster {
     /// its port for clients answers. `weir dev` reports a dead child and
     /// leaves it dead.
     pub fn start_again(&mut self, index: usize) -> Result<()> {
+        let mut process = self.serve(index)?;
         let node = &self.nodes[index];
-        self.trial.step(format!("starting {} again", node.name));
-        if is_running(node.pid) && running_with(&self.dir).contains(&node.pid) {
-            bail!("{} still runs", node.name);
-        }
-        let mut command = Command::new(program::weir(&self.trial)?);
-        command
-            .args(["serve", "--config"])
-            .arg(node.dir.join("weir.toml"));
-        let log = self.trial.dir().join(format!("{}-again.log", node.name));
-        let mut process = Process::spawn(&self.trial, &node.name, command, &log)?;
         let what = format!("{} to answer at {}", node.name, node.client);
         until(what, READY_LIMIT, || {
             process.still_runs()?;
@@ -218,7 +223,40 @@ impl Cluster {
         })
         .map_err(|error| anyhow!("{error:#}\n{}", process.tail()))?;
         self.revived.insert(index, process);
+        self.down.remove(&index);
         Ok(())
+    }
+
+    /// Starts a node as [`Self::start_again`] does, insists that it ends by
+    /// itself, not well, and returns what it said.
+    pub fn start_in_vain(&mut self, index: usize) -> Result<String> {
+        let mut process = self.serve(index)?;
+        let status = process.wait(READY_LIMIT)?;
+        ensure!(!status.success(), "{status}\n{}", process.tail());
+        Ok(process.output())
+    }
+
+    fn serve(&mut self, index: usize) -> Result<Process> {
+        let node = &self.nodes[index];
+        self.trial.step(format!("starting {}", node.name));
+        let revived = match self.revived.get_mut(&index) {
+            Some(process) => process.status()?.is_none(),
+            None => false,
+        };
+        if revived || is_running(node.pid) && running_with(&self.dir).contains(&node.pid) {
+            bail!("{} still runs", node.name);
+        }
+        let mut command = Command::new(program::weir(&self.trial)?);
+        command.args(["serve", "--config", &node.config()]);
+        let number = self.commands.get() + 1;
+        self.commands.set(number);
+        let log = format!("{}-start-{number}.log", node.name);
+        Process::spawn(
+            &self.trial,
+            &node.name,
+            command,
+            &self.trial.dir().join(log),
+        )
     }
 
     /// SIGTERM to `weir dev` and to nodes that were started again; waits
@@ -263,23 +301,4 @@ impl Drop for Cluster {
         self.revived.clear();
         sweep(&self.dir);
     }
-}
-
-/// Whether a server answers GetCapabilities at `url`. Every refusal counts as
-/// "not yet"; the error is only for this machine's own trouble.
-pub fn answers(url: &str) -> Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let url = url.to_owned();
-    let probe = async move {
-        let mut client = CapabilitiesClient::connect(url).await.ok()?;
-        client
-            .get_capabilities(GetCapabilitiesRequest::default())
-            .await
-            .ok()
-    };
-    Ok(runtime
-        .block_on(async { tokio::time::timeout(PROBE_LIMIT, probe).await })
-        .is_ok_and(|answer| answer.is_some()))
 }
