@@ -1,5 +1,6 @@
 //! Developers who build while the cluster changes under them: an endless loop
-//! of real BuildStream builds, pushed through one node and pulled from another.
+//! of real BuildStream builds, pushed through one node, and pulls of earlier
+//! ones from another.
 //!
 //! No build may fail. A pull may find nothing while blobs are on their way to
 //! new owners, which costs a developer time and no build; how often it did is
@@ -8,7 +9,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -24,8 +25,13 @@ use crate::{
     wait::until,
 };
 
-/// Elements that one change builds anew, and those it takes as they are.
-const BUILT: (u32, u32) = (2, 1);
+/// Elements of a project.
+const ELEMENTS: u32 = 3;
+
+/// Builds without being asked for [more](Builds::more). After so many the loop
+/// only pulls: each build is pulled from each node in the end, which takes its
+/// time.
+const FREE_BUILDS: usize = 5;
 
 /// The loop, until it is finished or dropped.
 pub struct Builds {
@@ -33,9 +39,10 @@ pub struct Builds {
     thread: Option<JoinHandle<Result<Project>>>,
 }
 
-#[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// Builds that the loop may make.
+    budget: AtomicUsize,
     // A std mutex: held to push and to copy.
     done: Mutex<Done>,
 }
@@ -57,17 +64,28 @@ impl Builds {
         project: Project,
         gate: Arc<Gate>,
     ) -> Result<Builds> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            budget: AtomicUsize::new(FREE_BUILDS),
+            done: Mutex::default(),
+        });
         let (inner, trial, bst) = (shared.clone(), trial.clone(), bst.clone());
         let thread = thread::Builder::new()
             .name("builds".into())
             .spawn(move || {
-                let builder = Machine::new(&trial, &bst, "builder", &Remotes::none())?;
+                let developers = Developers {
+                    builder: Machine::new(&trial, &bst, "builder", &Remotes::none())?,
+                    trial,
+                    bst,
+                    project,
+                    gate,
+                    shared: inner,
+                };
                 let mut turn = 0;
-                while build(&trial, &bst, &builder, &project, &gate, &inner, turn)? {
+                while developers.take_turn(turn)? {
                     turn += 1;
                 }
-                Ok(project)
+                Ok(developers.project)
             })?;
         Ok(Builds {
             shared,
@@ -83,6 +101,7 @@ impl Builds {
     /// Waits until so many more builds were pushed. An error when one failed.
     pub fn more(&self, count: usize, limit: Duration) -> Result<()> {
         let wanted = self.done() + count;
+        self.shared.budget.fetch_max(wanted, Ordering::Relaxed);
         until(format!("{count} more builds"), limit, || {
             if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
                 bail!("a build failed");
@@ -121,45 +140,55 @@ impl Shared {
     }
 }
 
-/// One build, pushed and pulled; `false` at the end.
-fn build(
-    trial: &Trial,
-    bst: &BuildStream,
-    builder: &Machine,
-    project: &Project,
-    gate: &Arc<Gate>,
-    shared: &Shared,
-    turn: usize,
-) -> Result<bool> {
-    project.change_to(turn as u64)?;
-    let Some(pass) = gate.enter(turn, || shared.is_stopped()) else {
-        return Ok(false);
-    };
-    builder.point_at(&Remotes::artifacts(&pass.url))?;
-    let queues = builder.build(project, "app.bst")?;
-    if turn == 0 {
-        queues.insist("Push", BUILT.0 + BUILT.1, 0)?;
-    } else {
-        // The base is there already; while it is being moved it may have to be
-        // pushed again.
-        queues.insist_none_failed("Push")?;
+struct Developers {
+    builder: Machine,
+    trial: Trial,
+    bst: BuildStream,
+    project: Project,
+    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+}
+
+impl Developers {
+    /// One build and one pull; `false` at the end.
+    fn take_turn(&self, turn: usize) -> Result<bool> {
+        let built = self.shared.done().trees.len();
+        if built < self.shared.budget.load(Ordering::Relaxed) && !self.build(turn, built)? {
+            return Ok(false);
+        }
+        let Some(pass) = self.gate.enter(turn + 1, || self.shared.is_stopped()) else {
+            return Ok(false);
+        };
+        let variant = self.shared.done().trees.len() - 1 - turn % 2 * (built / 2);
+        self.project.change_to(variant as u64)?;
+        let name = format!("reader-{turn}");
+        let remotes = Remotes::artifacts(&pass.url);
+        let reader = Machine::new(&self.trial, &self.bst, &name, &remotes)?;
+        if reader.try_pull(&self.project, "app.bst", Deps::None)? {
+            let pulled = reader.checkout(&self.project, "app.bst")?;
+            tree::same(&self.shared.done().trees[variant], &pulled)?;
+        } else {
+            self.shared.done().missed += 1;
+        }
+        Ok(true)
     }
-    let built = builder.checkout(project, "app.bst")?;
-    drop(pass);
-    shared.done().trees.push(built.clone());
-    let Some(pass) = gate.enter(turn + 1, || shared.is_stopped()) else {
-        return Ok(false);
-    };
-    let reader = Machine::new(
-        trial,
-        bst,
-        &format!("reader-{turn}"),
-        &Remotes::artifacts(&pass.url),
-    )?;
-    if reader.try_pull(project, "app.bst", Deps::None)? {
-        tree::same(&built, &reader.checkout(project, "app.bst")?)?;
-    } else {
-        shared.done().missed += 1;
+
+    fn build(&self, turn: usize, variant: usize) -> Result<bool> {
+        let Some(pass) = self.gate.enter(turn, || self.shared.is_stopped()) else {
+            return Ok(false);
+        };
+        self.project.change_to(variant as u64)?;
+        self.builder.point_at(&Remotes::artifacts(&pass.url))?;
+        let queues = self.builder.build(&self.project, "app.bst")?;
+        if variant == 0 {
+            queues.insist("Push", ELEMENTS, 0)?;
+        } else {
+            // What did not change is there already; while it is being moved it
+            // may have to be pushed again.
+            queues.insist_none_failed("Push")?;
+        }
+        let built = self.builder.checkout(&self.project, "app.bst")?;
+        self.shared.done().trees.push(built);
+        Ok(true)
     }
-    Ok(true)
 }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::runtime::Runtime;
 use weir_proto::reapi::Digest;
 
@@ -87,7 +87,7 @@ impl Workload {
                 if shared.is_stopped() {
                     return;
                 }
-                runtime.block_on(tokio::time::sleep(REST));
+                runtime.block_on(async { tokio::time::sleep(REST).await });
                 let urls = gate.urls();
                 if urls.is_empty() {
                     continue;
@@ -129,6 +129,10 @@ impl Workload {
     pub fn reach(&self, count: usize, limit: Duration) -> Result<()> {
         until(format!("{count} acknowledged pushes"), limit, || {
             self.shared.check()?;
+            ensure!(
+                self.thread.as_ref().is_some_and(|one| !one.is_finished()),
+                "the workload has ended"
+            );
             Ok((self.acknowledged() >= count).then_some(()))
         })
     }
