@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 
 pub use self::{
-    members::{Output, write_config},
+    members::{Output, swap_addresses, write_config},
     status::{answers, row, status},
 };
 use crate::{
@@ -44,6 +44,9 @@ pub struct Options {
     pub zones: Vec<String>,
     /// Configuration of every node, as `("section.key", "value")`.
     pub settings: Vec<(String, String)>,
+    /// Folder within the trial's directory; of two clusters in one trial,
+    /// neither name may begin with the other.
+    pub folder: String,
 }
 
 impl Default for Options {
@@ -54,6 +57,7 @@ impl Default for Options {
             nodes: 3,
             zones,
             settings: Vec::new(),
+            folder: "cluster".into(),
         }
     }
 }
@@ -100,7 +104,7 @@ impl Cluster {
     /// Starts a cluster in the trial's directory and waits until every node
     /// serves.
     pub fn start(trial: &Trial, options: Options) -> Result<Cluster> {
-        let dir = trial.dir().join("cluster");
+        let dir = trial.dir().join(&options.folder);
         fs::create_dir_all(&dir)?;
         let trial = trial.clone();
         let mut cluster = Cluster {
@@ -140,7 +144,7 @@ impl Cluster {
         }
         self.trial
             .step(format!("starting {} nodes", self.options.nodes));
-        let log = self.trial.dir().join("dev.log");
+        let log = self.dir.join("dev.log");
         let mut dev = Process::spawn(&self.trial, "weir dev", command, &log)?;
         let what = format!("{} to be written", ready.display());
         let file = until(what, READY_LIMIT, || {
@@ -251,12 +255,7 @@ impl Cluster {
         let number = self.commands.get() + 1;
         self.commands.set(number);
         let log = format!("{}-start-{number}.log", node.name);
-        Process::spawn(
-            &self.trial,
-            &node.name,
-            command,
-            &self.trial.dir().join(log),
-        )
+        Process::spawn(&self.trial, &node.name, command, &self.dir.join(log))
     }
 
     /// SIGTERM to `weir dev` and to nodes that were started again; waits

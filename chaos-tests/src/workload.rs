@@ -217,6 +217,13 @@ impl Ledger {
         }
         Ok(())
     }
+
+    /// Insists that the node at `url`, of another cluster, knows none of it.
+    pub fn confirm_absent(&self, url: &str) -> Result<()> {
+        let runtime = runtime()?;
+        let mut pushes = self.pushes.iter();
+        pushes.try_for_each(|push| runtime.block_on(calls::confirm_absent(url, push)))
+    }
 }
 
 fn runtime() -> Result<Runtime> {

@@ -60,7 +60,7 @@ impl Cluster {
         command.env_remove("WEIR_CONFIG").env_remove("WEIR_NODE");
         let number = self.commands.get() + 1;
         self.commands.set(number);
-        let log = self.trial.dir().join(format!("weir-{number}.log"));
+        let log = self.dir.join(format!("weir-{number}.log"));
         let mut process = Process::spawn(&self.trial, "weir", command, &log)?;
         let status = process.wait(limit)?;
         let text = process.output();
@@ -149,6 +149,30 @@ impl Cluster {
         self.down.insert(index);
         Ok(())
     }
+}
+
+/// Gives two nodes that do not run each other's ports.
+pub fn swap_addresses(one: (&mut Cluster, usize), two: (&mut Cluster, usize)) -> Result<()> {
+    let (one, two) = (&mut one.0.nodes[one.1], &mut two.0.nodes[two.1]);
+    let texts = [
+        fs::read_to_string(one.config())?,
+        fs::read_to_string(two.config())?,
+    ];
+    let [first, second] = [&texts[0], &texts[1]].map(|text| listen_section(text));
+    let (first, second) = (first?, second?);
+    fs::write(one.config(), texts[0].replace(first, second))?;
+    fs::write(two.config(), texts[1].replace(second, first))?;
+    std::mem::swap(&mut one.client, &mut two.client);
+    std::mem::swap(&mut one.admin, &mut two.admin);
+    Ok(())
+}
+
+/// The section of `weir.toml` with the ports.
+fn listen_section(text: &str) -> Result<&str> {
+    let from = text.find("[listen]\n").context("no section [listen]")?;
+    let rest = &text[from..];
+    let len = rest.find("\n[").unwrap_or(rest.len());
+    Ok(&rest[..len])
 }
 
 impl Node {

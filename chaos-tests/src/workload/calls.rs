@@ -101,10 +101,39 @@ pub(super) async fn push(url: &str, words: &mut Words, seed: u64, number: usize)
     Ok(Pushed { uris, blobs })
 }
 
+/// Insists that a node has neither a push nor any of its blobs.
+pub(super) async fn confirm_absent(url: &str, push: &Pushed) -> Result<()> {
+    let mut fetch = FetchClient::new(channel(url)?);
+    for uri in &push.uris {
+        let request = FetchBlobRequest {
+            uris: vec![uri.clone()],
+            ..Default::default()
+        };
+        let code = match fetch.fetch_blob(request).await {
+            Ok(answer) => Code::from(answer.into_inner().status.unwrap_or_default().code),
+            Err(status) => status.code(),
+        };
+        ensure!(code == Code::NotFound, "{url} knows {uri}: {code}");
+    }
+    let found = push.blobs.len() - missing(url, push).await?;
+    ensure!(found == 0, "{url} has {found} blobs of {}", push.uris[0]);
+    Ok(())
+}
+
+/// How many blobs of a push a node says are missing.
+async fn missing(url: &str, push: &Pushed) -> Result<usize> {
+    let mut cas = ContentAddressableStorageClient::new(channel(url)?);
+    let find = FindMissingBlobsRequest {
+        blob_digests: push.blobs.clone(),
+        ..Default::default()
+    };
+    let answer = cas.find_missing_blobs(find).await?.into_inner();
+    Ok(answer.missing_blob_digests.len())
+}
+
 /// Insists that a node finds a push, has its blobs and sends their bytes.
 pub(super) async fn confirm(url: &str, push: &Pushed) -> Result<()> {
-    let channel = channel(url)?;
-    let mut fetch = FetchClient::new(channel.clone());
+    let mut fetch = FetchClient::new(channel(url)?);
     for uri in &push.uris {
         let request = FetchBlobRequest {
             uris: vec![uri.clone()],
@@ -118,20 +147,10 @@ pub(super) async fn confirm(url: &str, push: &Pushed) -> Result<()> {
             "{uri} names another blob"
         );
     }
-    let mut cas = ContentAddressableStorageClient::new(channel);
-    let find = FindMissingBlobsRequest {
-        blob_digests: push.blobs.clone(),
-        ..Default::default()
-    };
-    let missing = cas
-        .find_missing_blobs(find)
-        .await?
-        .into_inner()
-        .missing_blob_digests;
+    let missing = missing(url, push).await?;
     ensure!(
-        missing.is_empty(),
-        "{} of {} blobs are missing",
-        missing.len(),
+        missing == 0,
+        "{missing} of {} blobs are missing",
         push.blobs.len()
     );
     read(url, push).await
