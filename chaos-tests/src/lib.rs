@@ -22,6 +22,7 @@ pub mod builds;
 pub mod buildstream;
 pub mod cluster;
 pub mod gate;
+pub mod probe;
 pub mod process;
 pub mod program;
 pub mod seeded;

@@ -201,6 +201,12 @@ fn nodes_join_drain_are_replaced_and_all_are_killed() {
         scene.cluster.wait_settled(&scene.members.clone())?;
         scene.builds.more(1, BUILD_LIMIT)?;
 
+        for replicas in ["replicas=2", "replicas=3"] {
+            let words = ["settings", "set", replicas];
+            scene.cluster.ask(&words)?.insist()?;
+            scene.cluster.wait_settled(&scene.members.clone())?;
+        }
+
         for _ in 0..2 {
             let old: Vec<usize> = scene
                 .members

@@ -79,6 +79,12 @@ impl Cluster {
         all.filter(|index| !self.down.contains(index)).collect()
     }
 
+    /// The process of a node that runs.
+    pub fn pid(&self, index: usize) -> u32 {
+        let revived = self.revived.get(&index).map(Process::pid);
+        revived.unwrap_or(self.node(index).pid)
+    }
+
     fn any_live(&self) -> Result<usize> {
         self.live().first().copied().context("no node runs")
     }
