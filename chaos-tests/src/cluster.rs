@@ -142,8 +142,8 @@ impl Cluster {
         for (key, value) in &self.options.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
-        self.trial
-            .step(format!("starting {} nodes", self.options.nodes));
+        let count = self.options.nodes;
+        self.trial.step(format!("starting {count} nodes"));
         let log = self.dir.join("dev.log");
         let mut dev = Process::spawn(&self.trial, "weir dev", command, &log)?;
         let what = format!("{} to be written", ready.display());
@@ -197,11 +197,9 @@ impl Cluster {
         kill9(&[node.pid], &self.dir).with_context(|| format!("kill -9 of {}", node.name))
     }
 
-    /// `kill -9` of every node in one call, then of `weir dev`: like a power
-    /// cut without the loss of what the kernel had not written.
-    ///
-    /// `weir dev` comes last, because the kernel tells its children to stop
-    /// in good order when it dies, which is what must not happen here.
+    /// `kill -9` of every node in one call, then of `weir dev` (whose death tells
+    /// its children to stop in good order): like a power cut without the loss of
+    /// what the kernel had not written.
     pub fn kill9_everything(&mut self) -> Result<()> {
         self.trial.step("kill -9 of every node at once");
         let dev = self.dev.take().context("weir dev does not run")?;
