@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 use serde::Deserialize;
 
@@ -22,7 +22,7 @@ pub use self::{
     status::{answers, row, status},
 };
 use crate::{
-    process::{Process, is_running, kill9, running_with, sweep},
+    process::{Process, kill9, running_with, sweep},
     program,
     trial::Trial,
     wait::until,
@@ -216,44 +216,27 @@ impl Cluster {
     /// its port for clients answers. `weir dev` reports a dead child and
     /// leaves it dead.
     pub fn start_again(&mut self, index: usize) -> Result<()> {
-        let mut process = self.serve(index)?;
-        let node = &self.nodes[index];
-        let what = format!("{} to answer at {}", node.name, node.client);
-        until(what, READY_LIMIT, || {
-            process.still_runs()?;
-            Ok(answers(&node.client)?.then_some(()))
-        })
-        .map_err(|error| anyhow!("{error:#}\n{}", process.tail()))?;
-        self.revived.insert(index, process);
-        self.down.remove(&index);
-        Ok(())
+        self.start_all(&[index])
     }
 
-    /// Starts a node as [`Self::start_again`] does, insists that it ends by
-    /// itself, not well, and returns what it said.
-    pub fn start_in_vain(&mut self, index: usize) -> Result<String> {
-        let mut process = self.serve(index)?;
-        let status = process.wait(READY_LIMIT)?;
-        ensure!(!status.success(), "{status}\n{}", process.tail());
-        Ok(process.output())
-    }
-
-    fn serve(&mut self, index: usize) -> Result<Process> {
-        let node = &self.nodes[index];
-        self.trial.step(format!("starting {}", node.name));
-        let revived = match self.revived.get_mut(&index) {
-            Some(process) => process.status()?.is_none(),
-            None => false,
-        };
-        if revived || is_running(node.pid) && running_with(&self.dir).contains(&node.pid) {
-            bail!("{} still runs", node.name);
+    /// As [`Self::start_again`], several at once: they may need each other.
+    pub fn start_all(&mut self, indices: &[usize]) -> Result<()> {
+        let started: Result<Vec<_>> = indices
+            .iter()
+            .map(|index| Ok((*index, self.serve(*index)?)))
+            .collect();
+        for (index, mut process) in started? {
+            let node = &self.nodes[index];
+            let what = format!("{} to answer at {}", node.name, node.client);
+            until(what, READY_LIMIT, || {
+                process.still_runs()?;
+                Ok(answers(&node.client)?.then_some(()))
+            })
+            .map_err(|error| anyhow!("{error:#}\n{}", process.tail()))?;
+            self.revived.insert(index, process);
+            self.down.remove(&index);
         }
-        let mut command = Command::new(program::weir(&self.trial)?);
-        command.args(["serve", "--config", &node.config()]);
-        let number = self.commands.get() + 1;
-        self.commands.set(number);
-        let log = format!("{}-start-{number}.log", node.name);
-        Process::spawn(&self.trial, &node.name, command, &self.dir.join(log))
+        Ok(())
     }
 
     /// SIGTERM to `weir dev` and to nodes that were started again; waits

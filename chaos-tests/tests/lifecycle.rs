@@ -235,9 +235,7 @@ fn nodes_join_drain_are_replaced_and_all_are_killed() {
             scene.gate.close(&scene.client(index), BUILD_LIMIT)?;
         }
         scene.cluster.kill9_everything()?;
-        for index in scene.members.clone() {
-            scene.cluster.start_again(index)?;
-        }
+        scene.cluster.start_all(&scene.members)?;
         scene.cluster.wait_settled(&scene.members.clone())?;
         for index in scene.members.clone() {
             scene.gate.open(&scene.client(index));

@@ -10,8 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Cluster, Node};
-use crate::{process::Process, program};
+use super::{Cluster, Node, READY_LIMIT};
+use crate::{
+    process::{Process, is_running, running_with},
+    program,
+};
 
 /// Any command but those that wait for blobs to move.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -87,6 +90,33 @@ impl Cluster {
 
     fn any_live(&self) -> Result<usize> {
         self.live().first().copied().context("no node runs")
+    }
+
+    /// Starts a node as [`Self::start_again`] does, insists that it ends by
+    /// itself, not well, and returns what it said.
+    pub fn start_in_vain(&mut self, index: usize) -> Result<String> {
+        let mut process = self.serve(index)?;
+        let status = process.wait(READY_LIMIT)?;
+        ensure!(!status.success(), "{status}\n{}", process.tail());
+        Ok(process.output())
+    }
+
+    pub(super) fn serve(&mut self, index: usize) -> Result<Process> {
+        let node = &self.nodes[index];
+        self.trial.step(format!("starting {}", node.name));
+        let revived = match self.revived.get_mut(&index) {
+            Some(process) => process.status()?.is_none(),
+            None => false,
+        };
+        if revived || is_running(node.pid) && running_with(&self.dir).contains(&node.pid) {
+            bail!("{} still runs", node.name);
+        }
+        let mut command = Command::new(program::weir(&self.trial)?);
+        command.args(["serve", "--config", &node.config()]);
+        let number = self.commands.get() + 1;
+        self.commands.set(number);
+        let log = format!("{}-start-{number}.log", node.name);
+        Process::spawn(&self.trial, &node.name, command, &self.dir.join(log))
     }
 
     /// Makes a new node on free ports and takes it into the cluster; returns
