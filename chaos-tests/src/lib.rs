@@ -18,6 +18,8 @@
 
 pub mod buildstream;
 pub mod cluster;
+pub mod history;
+pub mod oracle;
 pub mod process;
 pub mod program;
 pub mod seeded;
