@@ -1,6 +1,10 @@
 //! Blobs (promises P1, P6 and P12): what was acknowledged, or was called
 //! present, is found from then on.
 //!
+//! That FindMissingBlobs calls a blob missing is no claim that it is gone: while
+//! an owner is down or blobs move, it means "upload it again". Only a cluster
+//! that nothing was done to has no reason for that.
+//!
 //! A blob is a key that is written once, with one value, so that uploads of
 //! the same bytes by many clients are all the same. Between an upload of
 //! unknown outcome and its repetition a blob may come and go: some owners have
@@ -13,28 +17,29 @@ use crate::history::{ABSENT, Kind, Operation, Outcome};
 const LOST: &str = "a blob is said to be absent after it was acknowledged or called present";
 const INVENTED: &str = "a blob was found that nobody had begun to upload";
 
-/// Judges a history of blobs.
+/// Judges a history of blobs. `undisturbed` says that all nodes were up and
+/// nothing moved.
 #[must_use]
-pub fn check(history: &[Operation]) -> Verdict {
+pub fn check(history: &[Operation], undisturbed: bool) -> Verdict {
     let mut verdict = Verdict::default();
     per_key(history, |_, operations| {
         verdict.keys += 1;
         verdict.operations += operations.len();
         verdict
             .violations
-            .extend(lost(operations).or_else(|| invented(operations)));
+            .extend(lost(operations, undisturbed).or_else(|| invented(operations)));
     });
     verdict
 }
 
-fn lost(operations: &[Operation]) -> Option<Violation> {
+fn lost(operations: &[Operation], undisturbed: bool) -> Option<Violation> {
     let promise = operations
         .iter()
         .filter(|op| op.outcome == Outcome::Ok && promises(op))
         .min_by_key(|op| op.end)?;
     let absent = |op: &&Operation| {
         op.outcome == Outcome::Ok
-            && matches!(op.kind, Kind::Read | Kind::Ask)
+            && (op.kind == Kind::Read || undisturbed && op.kind == Kind::Ask)
             && op.value == ABSENT
             && promise.before(op)
     };
@@ -82,7 +87,7 @@ mod tests {
     use crate::oracle::simulated::{ask, hit, miss, write};
 
     fn check(history: &[Operation], rule: Option<&str>) {
-        let verdict = super::check(history);
+        let verdict = super::check(history, true);
         let found = verdict.violations.first().map(|found| found.rule);
         assert_eq!(found, rule, "{verdict:?}");
     }
@@ -104,6 +109,13 @@ mod tests {
         );
         // UNAVAILABLE is no absence.
         check(&[write(1, 0, 9), miss(10, 19).unknown()], None);
+    }
+
+    #[test]
+    fn missing_means_upload_again_while_something_is_down() {
+        let history = [write(1, 0, 9), ask(0, 10, 19), hit(1, 20, 29)];
+        assert!(super::check(&history, false).insist().is_ok());
+        check(&history, Some(LOST));
     }
 
     #[test]
