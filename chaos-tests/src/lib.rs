@@ -19,6 +19,7 @@
 pub mod buildstream;
 pub mod cluster;
 pub mod history;
+pub mod invariants;
 pub mod load;
 pub mod oracle;
 pub mod process;

@@ -113,7 +113,7 @@ impl Row {
 fn bucket(micros: u64) -> u64 {
     let micros = micros.max(1);
     let doubling = u64::from(micros.ilog2());
-    let step = (micros - (1 << doubling)) * STEPS >> doubling;
+    let step = ((micros - (1 << doubling)) * STEPS) >> doubling;
     doubling * STEPS + step
 }
 
