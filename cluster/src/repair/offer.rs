@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
+    account::Accounts,
     ballot::{self, Ballot, Offer},
     fetch::within,
-    plan::{self, Accounts},
+    plan,
     worker::{Round, Worker},
 };
 use crate::{
