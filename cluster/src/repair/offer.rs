@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
+    account::Accounts,
     ballot::{self, Ballot, Offer},
     fetch::within,
-    plan::{self, Accounts},
+    plan,
     worker::{Round, Worker},
 };
 use crate::{
@@ -76,6 +77,9 @@ impl Worker {
             return Ok(());
         }
         let dropped = self.local.drop_copies(&needless).await?;
+        // An epoch that began meanwhile may have made this node an owner of what
+        // just went: it looks again at once.
+        round.superseded = self.is_superseded(view);
         if dropped > 0 {
             round.moved += dropped;
             let bytes = needless.iter().map(|blob| blob.digest.size).sum();
