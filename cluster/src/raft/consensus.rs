@@ -23,10 +23,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use openraft::{
-    RaftLogReader, ServerState, async_runtime::WatchReceiver, errors::Fatal,
-    storage::RaftLogStorage,
-};
+use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage};
 use rand::seq::IteratorRandom;
 use tokio::{
     runtime::Runtime,
@@ -37,6 +34,7 @@ use weir_proto::cluster::raft_server::RaftServer;
 
 use super::{
     Consensus, Raft, RaftConfig, Roles,
+    arrival::{is_new, knows_nobody},
     batches::{self, Pending},
     gate::{Gate, Stranger},
     leader,
@@ -436,23 +434,6 @@ impl Consensus for RaftConsensus {
             last_applied: metrics.last_applied.map_or(0, |last| last.index),
         }
     }
-}
-
-/// Whether there is nobody whom a node could check in with.
-fn knows_nobody(raft: &Raft, machine: &StateMachine, me: NodeId) -> bool {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let membership = metrics.membership_config.membership();
-    let state = machine.state();
-    let state = state.borrow();
-    membership.nodes().all(|(id, _)| *id == me.0) && state.members.keys().all(|id| *id == me)
-}
-
-/// Whether a log has never been used: no entry, no vote.
-async fn is_new(log: &mut impl RaftLogStorage<TypeConfig>) -> io::Result<bool> {
-    let last = log.get_log_state().await?.last_log_id;
-    let vote = log.get_log_reader().await.read_vote().await?;
-    Ok(last.is_none() && vote.is_none())
 }
 
 /// The leader that a node knows; none if its own part in Raft has broken off,
