@@ -331,6 +331,26 @@ async fn an_older_copy_of_a_directory_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_from_when_the_node_was_alone_ends_when_another_voter_calls() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.settle(1).await;
+    cluster.announced(0).await;
+    let copy = cluster.copy_dir(0);
+    cluster.join().await;
+    cluster.join().await;
+    cluster.settle(3).await;
+    cluster.kill(0).await;
+    cluster.restore_dir(0, &copy);
+    cluster.start_again(0).await;
+    let barred = cluster.barred(0).await;
+    assert!(barred.to_string().contains("knows nothing of"), "{barred}");
+    cluster.kill(0).await;
+    let (_, command) = set_ref("after", 1);
+    cluster.agree(command).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_finds_nobody_waits_and_goes_on_with_a_majority() {
     let mut cluster = Cluster::start(3).await;
     cluster.settle(3).await;

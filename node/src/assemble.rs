@@ -70,10 +70,19 @@ pub struct NodeRoutes {
 impl Node {
     /// Opens what is on disk and puts the parts together. Nothing is served and
     /// no other node is waited for.
-    pub async fn start(config: &Config, data: &DataDir) -> anyhow::Result<(Self, NodeRoutes)> {
+    pub async fn start(
+        config: &Config,
+        data: &DataDir,
+    ) -> anyhow::Result<(Self, NodeRoutes, Boots)> {
         let identity = data.identity().clone();
         let (cluster, me) = (identity.cluster, identity.node);
         let member = member(config);
+
+        // First, since it makes room on a full disk.
+        let raft_dir = data.subfolder("raft")?;
+        let (raft, log) = open_raft(&raft_dir, &identity.name).await?;
+        tokio::spawn(keep_reserve(raft.clone()));
+        let boots = data.begin_boot()?;
 
         let blobs = disk(&data.subfolder("blobs")?);
         let store_config = config.store.clone();
@@ -82,9 +91,6 @@ impl Node {
             .await?
             .context("cannot open the blob store")?;
 
-        let raft_dir = data.subfolder("raft")?;
-        let (raft, log) = open_raft(&raft_dir, &identity.name).await?;
-        tokio::spawn(keep_reserve(raft.clone()));
         let removal = Removal::default();
         let setup = Setup {
             cluster,
@@ -162,7 +168,7 @@ impl Node {
             consensus,
             health: api.health,
         };
-        Ok((node, routes))
+        Ok((node, routes, boots))
     }
 
     /// Begins to take part in the cluster, in the background: checks in, founds
@@ -176,14 +182,17 @@ impl Node {
             if let Err(barred) = consensus.arrive(&start).await {
                 return barred.into();
             }
-            if let Origin::Founder { settings } = identity.origin {
-                while let Err(error) = consensus.found(settings.clone(), member.clone()).await {
-                    info!(%error, "the cluster is not founded yet");
-                    tokio::time::sleep(ANNOUNCE_RETRY).await;
+            let founding_and_announcing = async {
+                if let Origin::Founder { settings } = identity.origin {
+                    while let Err(error) = consensus.found(settings.clone(), member.clone()).await {
+                        info!(%error, "the cluster is not founded yet");
+                        tokio::time::sleep(ANNOUNCE_RETRY).await;
+                    }
                 }
-            }
+                announce(&consensus, identity.node, &member, boots).await
+            };
             tokio::select! {
-                error = announce(&consensus, identity.node, &member, boots) => error,
+                error = founding_and_announcing => error,
                 barred = consensus.expelled(&start) => barred.into(),
             }
         })

@@ -69,8 +69,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     raise_open_files();
     let data = DataDir::open(&config.node.data)?;
     let sockets = Sockets::open(&config.listen).await?;
-    let boots = data.begin_boot()?;
-    let (node, routes) = Node::start(&config, &data).await?;
+    let (node, routes, boots) = Node::start(&config, &data).await?;
     // Peers first: this node may have to take part in an election before it
     // can serve anybody.
     let peer = Served::start(sockets.peer, routes.peer);

@@ -55,7 +55,9 @@ impl ReservedDisk {
     /// Enough for four steps.
     pub const DEFAULT_BYTES: u64 = 4 * STEP_BYTES;
 
-    /// Keeps so many bytes of a disk back, or what there is room for. Blocks.
+    /// Keeps so many bytes of a disk back, or what there is room for. Where next
+    /// to nothing else is free, a step is given up at once, so that a node whose
+    /// disk is full can start. Blocks.
     pub fn open(disk: Arc<dyn Disk>, whole: u64) -> io::Result<Self> {
         let file = match disk.open(Path::new(FILE)) {
             Err(error) if error.kind() == ErrorKind::NotFound => disk.create(Path::new(FILE))?,
@@ -70,6 +72,10 @@ impl ReservedDisk {
             }),
         };
         this.refill();
+        // A node has more to write when it starts than goes through here.
+        if this.free_bytes()? < STEP_BYTES {
+            this.reserve.give_up();
+        }
         let lacking = this.lacking();
         if lacking > 0 {
             tracing::warn!(
@@ -248,7 +254,9 @@ mod tests {
             kind: NonZeroU8::MIN,
             payload: vec![7; bytes],
         };
-        let done = Box::new(move |outcome: Result<_, _>| drop(told.send(outcome.is_ok())));
+        let done = Box::new(move |outcome: Result<_, _>| {
+            let _ = told.send(outcome.is_ok());
+        });
         journal.append(vec![record], done).await.is_ok() && written.await.unwrap_or(false)
     }
 
@@ -289,6 +297,11 @@ mod tests {
         assert!(append(&open().unwrap(), 10).await);
         let again = ReservedDisk::open(Arc::new(disk.clone()), WHOLE).unwrap();
         assert_eq!(again.lacking(), 0);
+        // A start on a full disk finds some room.
+        blobs.allocate(disk.free_bytes().unwrap()).unwrap();
+        let full = ReservedDisk::open(Arc::new(disk.clone()), WHOLE).unwrap();
+        assert_eq!(full.lacking(), STEP_BYTES);
+        assert_eq!(disk.free_bytes().unwrap(), STEP_BYTES);
     }
 
     #[tokio::test]

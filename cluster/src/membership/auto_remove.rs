@@ -7,6 +7,7 @@
 //!   small steps: a leader that was itself asleep has not heard anybody either;
 //! - members of two zones silent at once are more likely a network that split,
 //!   or this node's own fault: then nothing is done;
+//! - a member that joins counts for nothing: it has never owned a blob;
 //! - one at a time, and only when no handoff is under way;
 //! - never so many that fewer than a write quorum of owners that answer remain.
 
@@ -56,6 +57,7 @@ pub fn to_remove(state: &ClusterState, silence: &Silence) -> Option<NodeId> {
     let members = || state.members.iter();
     let silent: Vec<_> = members()
         .filter(|(id, _)| silence.since.contains_key(id))
+        .filter(|(_, member)| member.status != MemberStatus::Joining)
         .collect();
     let zones: BTreeSet<_> = silent.iter().map(|(_, member)| &member.zone).collect();
     if zones.len() != 1 {
@@ -140,6 +142,9 @@ mod tests {
             to_remove(&six, &one_zone).is_some(),
             "one zone, one at a time"
         );
+        let mut joining = six.clone();
+        joining.members.get_mut(&NodeId(3)).unwrap().status = MemberStatus::Joining;
+        assert_eq!(to_remove(&joining, &two_zones), Some(NodeId(2)));
         let two = state(&["a", "b"]);
         assert_eq!(to_remove(&two, &long), None, "one owner is no write quorum");
         let pair = state(&["a", "b", "c", "b"]);

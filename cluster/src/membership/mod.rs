@@ -63,8 +63,8 @@ pub fn choose_voters(
             newcomer: !present.contains(id),
         };
         // One that goes is not made a voter for it.
-        let goes = rank.draining && (rank.newcomer || rank.unable || !draining_vote);
-        if !goes && !(rank.unable && rank.newcomer) {
+        let may_stay = !rank.draining || (draining_vote && !rank.newcomer && !rank.unable);
+        if may_stay && (!rank.unable || !rank.newcomer) {
             by_zone.entry(&member.zone).or_default().push((rank, *id));
         }
     }

@@ -1,7 +1,7 @@
 //! Checking in: what a node does before it takes part in Raft.
 //!
 //! ```text
-//!   start ─► nothing to lose, or nobody else votes? ───────────────► gate opens
+//!   start ─► nothing to lose, or nobody to ask? ───────────────────► gate opens
 //!      └───► ask every other node ─► removed, or an older copy ─────► Barred
 //!                 ▲        ├───────► the leader, or a majority of
 //!                 └─ pause ┘         the voters, has nothing against it ─► gate opens
@@ -13,6 +13,9 @@
 //! the leader knows besides how much of the log was on the node's disk. What is
 //! not: a copy made after the last start, of a node that has written since, is
 //! noticed by the leader alone; without a leader it passes.
+//!
+//! A copy from the time when the node was alone knows nobody whom it could ask.
+//! It ends when another voter calls it ([`super::gate::Stranger`]).
 //!
 //! Nodes answer while they wait for answers themselves, so that a cluster that
 //! starts as a whole goes on.
@@ -97,7 +100,7 @@ impl RaftConsensus {
     }
 
     /// Returns when this node has been removed from the cluster, and others
-    /// vote in its place.
+    /// vote in its place; or when it turns out to be a copy after all.
     pub async fn expelled(&self, start: &Start) -> Barred {
         let me = self.me;
         let mut states = self.state();
@@ -109,6 +112,13 @@ impl RaftConsensus {
             }
             self.replaced().await;
             Barred::Removed { node: me }
+        };
+        let forked = async {
+            let stranger = self.stranger.seen().await;
+            let why = format!(
+                "node {stranger} counts it among the voters, and it knows nothing of that node"
+            );
+            Barred::Outdated { node: me, why }
         };
         let told = async {
             loop {
@@ -122,6 +132,7 @@ impl RaftConsensus {
         tokio::select! {
             barred = applied => barred,
             barred = told => barred,
+            barred = forked => barred,
         }
     }
 

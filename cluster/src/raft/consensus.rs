@@ -38,7 +38,7 @@ use weir_proto::cluster::raft_server::RaftServer;
 use super::{
     Consensus, Raft, RaftConfig, Roles,
     batches::{self, Pending},
-    gate::Gate,
+    gate::{Gate, Stranger},
     leader,
     network::{Network, Nodes},
     rounds,
@@ -104,6 +104,7 @@ pub struct RaftConsensus {
     machine: StateMachine,
     pub(super) network: Network,
     pub(super) gate: Gate,
+    pub(super) stranger: Stranger,
     pub(super) removal: Removal,
     /// No node is elected within so long of an answer to the leader before it.
     pub(super) election_min: Duration,
@@ -176,12 +177,7 @@ impl RaftConsensus {
         )
         .await
         .map_err(Box::new)?;
-        let alone = |metrics: &openraft::RaftMetrics<TypeConfig>| {
-            let membership = metrics.membership_config.membership();
-            membership.voter_ids().eq([me.0])
-        };
-        // Nothing to lose yet, or nobody to agree with.
-        if is_new || alone(&raft.metrics().borrow_watched()) {
+        if is_new || knows_nobody(&raft, &machine, me) {
             gate.open();
         }
         let (proposals, queued) = mpsc::channel(QUEUE_LIMIT);
@@ -193,6 +189,7 @@ impl RaftConsensus {
             machine,
             network,
             gate,
+            stranger: Stranger::default(),
             removal,
             election_min,
             proposals,
@@ -213,6 +210,7 @@ impl RaftConsensus {
             raft: self.raft.clone(),
             state: self.machine.state(),
             gate: self.gate.clone(),
+            stranger: self.stranger.clone(),
             snapshots: self.machine.snapshots().clone(),
         };
         service.into_server()
@@ -422,6 +420,16 @@ impl Consensus for RaftConsensus {
             last_applied: metrics.last_applied.map_or(0, |last| last.index),
         }
     }
+}
+
+/// Whether there is nobody whom a node could check in with.
+fn knows_nobody(raft: &Raft, machine: &StateMachine, me: NodeId) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let membership = metrics.membership_config.membership();
+    let state = machine.state();
+    let state = state.borrow();
+    membership.nodes().all(|(id, _)| *id == me.0) && state.members.keys().all(|id| *id == me)
 }
 
 /// Whether a log has never been used: no entry, no vote.

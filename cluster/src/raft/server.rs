@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use openraft::{
-    ReadPolicy,
+    ReadPolicy, ServerState,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
     raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest},
@@ -25,7 +25,7 @@ use weir_proto::cluster::{
 use super::{
     Raft,
     forms::{ForwardAnswer, Forwarded, ReadIndexAnswer, TransferForm},
-    gate::Gate,
+    gate::{Gate, Stranger},
     network::{MESSAGE_LIMIT_BYTES, SnapshotHead},
     snapshot::Snapshots,
     types::{LogId, Proposal, TypeConfig, Vote},
@@ -48,6 +48,7 @@ pub struct Service {
     pub(super) raft: Raft,
     pub(super) state: watch::Receiver<Arc<ClusterState>>,
     pub(super) gate: Gate,
+    pub(super) stranger: Stranger,
     pub(super) snapshots: Snapshots,
 }
 
@@ -80,11 +81,44 @@ impl Service {
         membership.voter_ids().any(|id| id == node.0)
     }
 
+    /// A message that only voters send. A node that votes alone gets none.
+    fn admit_voter(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.admit(metadata)?;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let Some(from) = identity::sender(metadata) else {
+            return Ok(());
+        };
+        if !membership.voter_ids().eq([self.me.0]) || from == self.me {
+            return Ok(());
+        }
+        let known = membership.get_node(&from.0).is_some()
+            || self.state.borrow().members.contains_key(&from);
+        // What was agreed before it led alone may not be applied yet.
+        let term = metrics.last_applied.map(|last| last.leader_id.term);
+        let leads = metrics.state == ServerState::Leader && term == Some(metrics.current_term);
+        if leads && !known {
+            self.stranger.saw(from);
+        }
+        let what = format!("node {} votes alone, and knows of no other voter", self.me);
+        Err(Status::aborted(what))
+    }
+
+    fn read_from_voter<M: Wire>(&self, request: Request<Message>) -> Result<M, Status> {
+        self.admit_voter(request.metadata())?;
+        decode(request)
+    }
+
     fn read<M: Wire>(&self, request: Request<Message>) -> Result<M, Status> {
         self.admit(request.metadata())?;
-        wire::decode(&request.into_inner().data)
-            .map_err(|error| Status::invalid_argument(error.to_string()))
+        decode(request)
     }
+}
+
+fn decode<M: Wire>(request: Request<Message>) -> Result<M, Status> {
+    wire::decode(&request.into_inner().data)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 fn answer<A: Wire>(answer: &A) -> Result<Response<Message>, Status> {
@@ -100,17 +134,17 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl RaftApi for Service {
     async fn vote(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
-        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        let request: VoteRequest<TypeConfig> = self.read_from_voter(request)?;
         answer(&self.raft.vote(request).await.map_err(stopped)?)
     }
 
     async fn pre_vote(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
-        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        let request: VoteRequest<TypeConfig> = self.read_from_voter(request)?;
         answer(&self.raft.pre_vote(request).await.map_err(stopped)?)
     }
 
     async fn append_entries(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
-        let request: AppendEntriesRequest<TypeConfig> = self.read(request)?;
+        let request: AppendEntriesRequest<TypeConfig> = self.read_from_voter(request)?;
         answer(&self.raft.append_entries(request).await.map_err(stopped)?)
     }
 
@@ -134,7 +168,7 @@ impl RaftApi for Service {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<Message>, Status> {
-        self.admit(request.metadata())?;
+        self.admit_voter(request.metadata())?;
         let mut chunks = request.into_inner();
         let first = next_chunk(&mut chunks).await?;
         let first = first.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{Epoch, NodeId, peer::Offered, placement::view::View, replication::Lacking};
+use crate::{Epoch, NodeId, Slot, peer::Offered, placement::view::View, replication::Lacking};
 
 /// Notes of the same moment are answered with one look.
 const GATHER: Duration = Duration::from_secs(1);
@@ -25,11 +25,24 @@ pub(super) struct Inbox {
     seen: Option<Seen>,
 }
 
+/// What was heard while waiting.
+#[derive(Default)]
+pub(super) struct News {
+    /// What other owners lack.
+    pub(super) notes: Vec<Lacking>,
+    /// Slots in which this node is known to lack something.
+    pub(super) urgent: BTreeSet<Slot>,
+    /// Whether somebody asked for a look.
+    pub(super) woken: bool,
+}
+
 /// What of a view repair depends on. Addresses and the marks of others are no
 /// reason to look: after an epoch begins they come one after the other.
 #[derive(PartialEq)]
 struct Seen {
     epoch: Epoch,
+    /// Epochs: when older ones retire, what was kept for them can go.
+    alive: usize,
     members: BTreeSet<NodeId>,
 }
 
@@ -58,33 +71,41 @@ impl Inbox {
         view
     }
 
-    /// Waits for a reason to look again, at most so long. Returns what other
-    /// owners lack; `None` when the view's sender is gone: the node stops.
-    pub(super) async fn wait(&mut self, patience: Duration) -> Option<Vec<Lacking>> {
+    /// Waits for a reason to look again, at most so long. `None` when the view's
+    /// sender is gone: the node stops.
+    pub(super) async fn wait(&mut self, patience: Duration) -> Option<News> {
         let mut until = Instant::now() + patience;
-        let mut notes = Vec::new();
+        let mut news = News::default();
         let (mut offers_open, mut notes_open) = (true, true);
         loop {
             let soon = Instant::now() + GATHER;
             tokio::select! {
-                () = sleep_until(until) => return Some(notes),
-                () = self.woken.notified() => return Some(notes),
+                () = sleep_until(until) => return Some(news),
+                () = self.woken.notified() => {
+                    news.woken = true;
+                    return Some(news);
+                }
                 changed = self.view.changed() => {
                     changed.ok()?;
                     let now = seen(&self.view.borrow_and_update());
                     if self.seen.as_ref() != Some(&now) {
-                        return Some(notes);
+                        return Some(news);
                     }
                 }
                 offer = self.offers.recv(), if offers_open => match offer {
-                    Some(_) => until = until.min(soon),
+                    Some(offer) => {
+                        until = until.min(soon);
+                        news.urgent.insert(offer.blob.digest.slot());
+                    }
                     None => offers_open = false,
                 },
                 note = self.lacking.recv(), if notes_open => match note {
                     Some(note) => {
                         until = until.min(soon);
-                        if note.owner != self.me && notes.len() < NOTES_LIMIT {
-                            notes.push(note);
+                        if note.owner == self.me {
+                            news.urgent.insert(note.digest.slot());
+                        } else if news.notes.len() < NOTES_LIMIT {
+                            news.notes.push(note);
                         }
                     }
                     None => notes_open = false,
@@ -97,6 +118,7 @@ impl Inbox {
 fn seen(view: &View) -> Seen {
     Seen {
         epoch: view.epoch(),
+        alive: view.placements().len(),
         members: view.state().members.keys().copied().collect(),
     }
 }

@@ -21,7 +21,9 @@
 //!   older one from then on: nothing slips behind;
 //! - nothing is remembered that matters: a process that ends at any moment
 //!   begins again with a look;
-//! - an idle cluster pays one small message for each pair and interval.
+//! - an idle cluster pays one small message for each pair and interval, and
+//!   what clients write arrives once: only what still differs at a second look
+//!   is fetched, unless somebody has said that it is lacking.
 //!
 //! Not promised: when. A member that is down holds up the mark until it comes
 //! back or an operator removes it, as it may hold what nobody else has.

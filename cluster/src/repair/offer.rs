@@ -110,10 +110,10 @@ impl Worker {
     }
 
     /// Tells owners what they were seen to lack, if it is here.
-    pub(super) async fn nudge(&self, notes: Vec<Lacking>) {
+    pub(super) async fn nudge(&self, notes: &[Lacking]) {
         let view = self.inbox_view();
         let mut offers: BTreeMap<NodeId, Vec<Held>> = BTreeMap::new();
-        for Lacking { owner, digest } in notes {
+        for Lacking { owner, digest } in notes.iter().copied() {
             if view.member(owner).is_some() && view.owns(owner, digest) {
                 offers.entry(owner).or_default().push(Held {
                     digest,

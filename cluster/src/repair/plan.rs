@@ -178,6 +178,32 @@ pub fn comparisons(
     found
 }
 
+/// Puts off the slots that have only just begun to differ, in quiet times.
+///
+/// While clients write, some slots differ at any moment, by copies that are on
+/// their way: fetching those would send them twice. What still differs at the
+/// next look is truly lacking. Returns the slots put off. Nothing is put off
+/// while this node has a handoff before it, or when a slot is `urgent`.
+pub fn put_off(
+    view: &View,
+    plan: &mut Vec<Comparison>,
+    differed: &BTreeSet<Slot>,
+    urgent: &BTreeSet<Slot>,
+) -> BTreeSet<Slot> {
+    let mut later = BTreeSet::new();
+    if is_unmarked(view) || view.placements().len() > 1 {
+        return later;
+    }
+    plan.retain(|Comparison { slot, .. }| {
+        let ripe = differed.contains(slot) || urgent.contains(slot);
+        if !ripe {
+            later.insert(*slot);
+        }
+        ripe
+    });
+    later
+}
+
 /// Cuts a plan into pieces of bounded size.
 #[must_use]
 pub fn chunks<T>(plan: Vec<T>, entries: impl Fn(&T) -> u64) -> Vec<Vec<T>> {

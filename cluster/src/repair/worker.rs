@@ -1,6 +1,10 @@
 //! The loop of repair: look, pull, mark, offer, wait.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use rand::Rng;
@@ -9,7 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     RepairParts,
     fetch::within,
-    inbox::Inbox,
+    inbox::{Inbox, News},
     pace::Pace,
     plan::{self, Account, Accounts, Comparison, Memo},
     progress::Progress,
@@ -28,6 +32,8 @@ const ASKED_AT_ONCE: usize = 16;
 /// The first wait after a round that did not end well; it doubles from there to
 /// the interval.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between looks while something moves.
+const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// What was declined, or is still wanted elsewhere, is looked at again after
 /// this even if no summary has changed: ages and leases do not show in them.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
@@ -39,6 +45,8 @@ pub(super) struct Round {
     pub(super) moved: u64,
     /// The view changed under it.
     pub(super) superseded: bool,
+    /// Slots that are compared in the next round if they still differ.
+    pub(super) put_off: usize,
     /// Slots owned here that could not be settled.
     pub(super) unsettled: usize,
     /// Why it did not end well; the first reason.
@@ -66,6 +74,8 @@ pub(super) struct Worker {
     pub(super) memo: Memo,
     /// What everybody held of a slot when its blobs were offered last.
     pub(super) told: BTreeMap<Slot, Vec<Summary>>,
+    /// Slots that were put off.
+    differed: BTreeSet<Slot>,
     look_again_at: Instant,
 }
 
@@ -84,6 +94,7 @@ impl Worker {
             own: None,
             memo: Memo::default(),
             told: BTreeMap::new(),
+            differed: BTreeSet::new(),
             look_again_at: Instant::now() + LOOK_AGAIN,
         }
     }
@@ -91,35 +102,39 @@ impl Worker {
     /// Runs until the node stops.
     pub(super) async fn run(mut self) {
         let mut failures = 0;
+        // The first look takes nothing for granted.
+        let mut news = News {
+            woken: true,
+            ..News::default()
+        };
         loop {
-            let round = self.round().await;
-            if round.superseded || (round.moved > 0 && round.trouble.is_none()) {
-                failures = 0;
-                // Never a loop without a pause for the others.
-                tokio::task::yield_now().await;
+            let round = self.round(&news).await;
+            if round.superseded {
                 continue;
             }
             failures = match round.trouble {
                 Some(_) => failures + 1,
                 None => 0,
             };
-            let Some(notes) = self.inbox.wait(self.patience(failures)).await else {
-                return;
-            };
-            self.nudge(notes).await;
+            let heard = self.inbox.wait(self.patience(&round, failures)).await;
+            let Some(heard) = heard else { return };
+            self.nudge(&heard.notes).await;
+            news = heard;
         }
     }
 
     /// Nodes that began together do not look together for ever.
-    fn patience(&self, failures: u32) -> Duration {
+    fn patience(&self, round: &Round, failures: u32) -> Duration {
         let wait = match failures {
+            0 if round.moved > 0 || round.put_off > 0 => SECOND_LOOK,
             0 => self.interval,
-            _ => (RETRY * 2_u32.saturating_pow(failures - 1).min(1 << 16)).min(self.interval),
+            _ => RETRY * 2_u32.saturating_pow(failures - 1).min(1 << 16),
         };
-        wait.mul_f64(rand::rng().random_range(0.8..1.2))
+        let spread = rand::rng().random_range(0.8..1.2);
+        wait.min(self.interval).mul_f64(spread)
     }
 
-    async fn round(&mut self) -> Round {
+    async fn round(&mut self, news: &News) -> Round {
         let view = self.inbox.look();
         let mut round = Round::default();
         if view.current().is_none() || view.member(self.me).is_none() {
@@ -128,8 +143,12 @@ impl Worker {
         self.look_again(&view);
         let accounts = self.ask(&view, &mut round).await;
         let own = self.own();
-        let plan = plan::comparisons(&view, &own, &accounts, &self.memo);
+        let mut plan = plan::comparisons(&view, &own, &accounts, &self.memo);
         self.measure(&view, &own, &plan);
+        if !news.woken {
+            self.differed = plan::put_off(&view, &mut plan, &self.differed, &news.urgent);
+            round.put_off = self.differed.len();
+        }
         self.pull(&view, plan, &mut round).await;
         if !round.superseded {
             self.mark(&view, &accounts, &mut round).await;
@@ -253,6 +272,7 @@ impl Worker {
         self.progress.change(|report| {
             report.settled = all
                 && round.moved == 0
+                && round.put_off == 0
                 && round.unsettled == 0
                 && !round.superseded
                 && trouble.is_empty()

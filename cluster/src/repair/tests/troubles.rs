@@ -6,6 +6,7 @@ use super::cluster::{Cluster, INTERVAL, id};
 use crate::{
     blob::BlobStore,
     peer::faulty_peers::{Faults, Verb},
+    state::Command,
 };
 
 #[tokio::test(start_paused = true)]
@@ -202,6 +203,77 @@ async fn a_copy_that_rots_away_is_fetched_again() {
     let _ = cluster.gateway(reader).get_batch(&[digest]).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(cluster.stores[&owner].digests().contains(&digest));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_is_not_fetched_as_well() {
+    let mut cluster = Cluster::new(&["a", "b", "c"], 3, 3, 2);
+    cluster.write(1, 20).await;
+    cluster.settle().await;
+    let before = cluster.fetched();
+    let second = Duration::from_secs(1);
+    // Every write is on two nodes for a while before it is on the third.
+    let delay = second / 2;
+    cluster.peers.set(
+        id(3),
+        Faults {
+            delay,
+            ..Faults::default()
+        },
+    );
+    for _ in 0..60 {
+        cluster.write(1, 1).await;
+        tokio::time::sleep(second).await;
+    }
+    cluster.peers.heal();
+    cluster.settle().await;
+    assert_eq!(cluster.fetched(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owners_word_of_an_older_epoch_drops_nothing() {
+    let mut cluster = Cluster::new(&["a", "b", "c", "d"], 4, 3, 2);
+    cluster.write(1, 60).await;
+    cluster.settle().await;
+    let before = cluster.store(4).digests();
+    let second = Duration::from_secs(1);
+    cluster.drain(4).await;
+    let epoch = cluster.view().epoch();
+    // The owners fetch what node 4 holds. From then on they answer late, and do
+    // not hear that it is called back meanwhile.
+    for number in 1..=3 {
+        cluster.set_deaf(number, true);
+        let delay = second;
+        cluster.peers.set(
+            id(number),
+            Faults {
+                delay,
+                ..Faults::default()
+            },
+        );
+    }
+    while cluster.peers.calls(id(1), Verb::Offer) == 0 {
+        tokio::time::sleep(second / 10).await;
+    }
+    assert_eq!(cluster.view().epoch(), epoch);
+    assert_eq!(cluster.store(4).digests(), before, "not yet");
+    cluster
+        .propose(Command::Drain {
+            id: id(4),
+            on: false,
+        })
+        .await;
+    cluster
+        .propose(Command::Activate { nodes: vec![id(4)] })
+        .await;
+    tokio::time::sleep(second * 20).await;
+    assert_eq!(cluster.store(4).digests(), before, "nothing went");
+    assert_eq!(cluster.report(4).fetched_blobs, 0);
+    cluster.peers.heal();
+    for number in 1..=3 {
+        cluster.set_deaf(number, false);
+    }
+    cluster.settle().await;
 }
 
 #[tokio::test(start_paused = true)]

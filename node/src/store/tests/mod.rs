@@ -13,7 +13,10 @@ use super::{LocalStore, StoreConfig, cleaner, keeper};
 mod crash;
 mod eviction;
 mod faults;
+mod inventory;
 mod model;
+mod scrub;
+mod volume;
 
 impl LocalStore {
     /// Cleans as the keeper does; returns the bytes freed.
