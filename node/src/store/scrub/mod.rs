@@ -220,6 +220,7 @@ mod tests {
 
     /// Also prints how fast one core verifies what it reads; `--nocapture`.
     #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "a figure for whoever asks for it")]
     async fn a_pass_reads_every_copy_once() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::new(dir.path()));
