@@ -220,6 +220,7 @@ mod tests {
 
     /// Also prints how fast one core verifies what it reads; `--nocapture`.
     #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "a figure for whoever asks for it")]
     async fn a_pass_reads_every_copy_once() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::new(dir.path()));
@@ -236,7 +237,7 @@ mod tests {
         }
         let mut pass = Pass::resume(&store.core);
         pass.begin(store.core.clock.now(), true);
-        let (began, mut read) = (Instant::now(), 0);
+        let (began, mut read) = (cpu_seconds(), 0);
         while pass.is_running() {
             read += pass.step();
         }
@@ -244,7 +245,14 @@ mod tests {
         assert_eq!((report.verified_blobs, report.passes), (804, 1));
         assert_eq!(report.verified_bytes, store.report().bytes);
         let mib = read as f64 / f64::from(1 << 20);
-        let per_second = mib / began.elapsed().as_secs_f64();
-        println!("verified {mib:.0} MiB at {per_second:.0} MiB/s");
+        let per_second = mib / (cpu_seconds() - began);
+        println!("verified {mib:.0} MiB at {per_second:.0} MiB/s of one core");
+    }
+
+    /// Time that this thread has run, whatever else the machine does.
+    fn cpu_seconds() -> f64 {
+        let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        let nanoseconds: f64 = times.split(' ').next().unwrap().parse().unwrap();
+        nanoseconds / 1e9
     }
 }
