@@ -19,6 +19,7 @@ mod boots;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::fs::FlockOperation;
@@ -33,6 +34,11 @@ pub use boots::Boots;
 
 /// The layout described above.
 const FORMAT: u32 = 1;
+
+/// How long a lock that is held is waited for. A process that was killed holds
+/// it until the last of its threads has ended, a moment after it looks gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 const IDENTITY_FILE: &str = "node.json";
 /// Who a node is. Written once, by `weir init` or `weir join`.
@@ -199,12 +205,19 @@ fn lock(path: &Path) -> Result<fs::File, DataDirError> {
         .write(true)
         .open(path.join("LOCK"))
         .map_err(|source| failed(path, source))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(error) => Err(failed(path, error.into())),
+    let since = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if since.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let path = path.to_owned();
+                return Err(DataDirError::InUse { path });
+            }
+            Err(error) => return Err(failed(path, error.into())),
+        }
     }
 }
 
