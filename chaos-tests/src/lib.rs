@@ -18,8 +18,11 @@
 
 pub mod buildstream;
 pub mod cluster;
+pub mod fleet;
+pub mod nemesis;
 pub mod process;
 pub mod program;
+pub mod rig;
 pub mod seeded;
 pub mod tree;
 pub mod trial;
