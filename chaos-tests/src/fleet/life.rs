@@ -40,6 +40,15 @@ impl Fleet {
         serve
     }
 
+    /// Starts a node, unless it runs already.
+    pub fn revive(&mut self, number: usize) -> Result<()> {
+        if !self.has_ended(number)? {
+            return Ok(());
+        }
+        self.kill(number);
+        self.start_node(number)
+    }
+
     /// `kill -9`, whatever the node does; fine for one that has ended.
     pub fn kill(&mut self, number: usize) {
         let node = &mut self.nodes[number];
@@ -73,8 +82,11 @@ impl Fleet {
         Ok(())
     }
 
-    /// SIGCONT.
+    /// SIGCONT; fine for one that does not run.
     pub fn resume(&mut self, number: usize) -> Result<()> {
+        if self.nodes[number].process.is_none() {
+            return Ok(());
+        }
         self.signal(number, Signal::CONT)?;
         self.nodes[number].is_paused = false;
         Ok(())
@@ -180,6 +192,32 @@ impl Fleet {
         let name = self.nodes[number].name.clone();
         self.events.enter("volume gone", json!({"node": name}));
         self.nodes[number].volume_mut()?.vanish()
+    }
+
+    /// Turns the volume of a running node read-only.
+    pub fn read_only(&mut self, number: usize) -> Result<()> {
+        let node = &self.nodes[number];
+        self.events.enter("read-only", json!({"node": node.name}));
+        node.volume()?.read_only()
+    }
+
+    /// Takes the space of a node's volume but for `spare` bytes, or else all
+    /// its inodes.
+    pub fn fill(&mut self, number: usize, spare: Option<u64>) -> Result<()> {
+        let node = &self.nodes[number];
+        let detail = json!({"node": node.name, "spare_bytes": spare});
+        self.events.enter("full", detail);
+        match spare {
+            Some(spare) => node.volume()?.fill(spare),
+            None => node.volume()?.fill_inodes(),
+        }
+    }
+
+    /// Gives back what [`fill`](Self::fill) took.
+    pub fn relieve(&mut self, number: usize) -> Result<()> {
+        let node = &self.nodes[number];
+        self.events.enter("relieved", json!({"node": node.name}));
+        node.volume()?.relieve()
     }
 
     /// An error when the process of a node has ended by itself, with the end

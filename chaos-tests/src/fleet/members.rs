@@ -1,8 +1,11 @@
 //! The commands of an operator: who belongs to the cluster.
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow};
 
 use super::Fleet;
 
@@ -11,6 +14,12 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// Commands that do; what they are told themselves is shorter.
 const MOVE_LIMIT: Duration = Duration::from_secs(330);
+
+/// How long a command is tried again; elections and restarts are shorter.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Between two rounds of trying.
+const REST: Duration = Duration::from_millis(300);
 
 impl Fleet {
     /// `weir init`: this node begins the cluster.
@@ -27,10 +36,11 @@ impl Fleet {
     /// `weir join` through a member that serves; the node's data directory
     /// must be empty. Takes the place of a member of the same name.
     pub fn join(&mut self, number: usize) -> Result<()> {
-        let admin = self.node(self.any_but(number)?).admin.clone();
-        let mut words = self.with_config("join", number);
-        words.extend(["--node".into(), admin]);
-        self.weir(number, &words, COMMAND_LIMIT)?;
+        self.through_any(number, |fleet, through| {
+            let mut words = fleet.with_config("join", number);
+            words.extend(["--node".into(), fleet.node(through).admin.clone()]);
+            fleet.weir(number, &words, COMMAND_LIMIT)
+        })?;
         self.nodes[number].is_member = true;
         Ok(())
     }
@@ -78,19 +88,36 @@ impl Fleet {
         self.wait_serving(number)
     }
 
-    /// Puts a question to any other member that is well.
-    fn ask(&mut self, about: usize, words: &[&str], limit: Duration) -> Result<()> {
-        let asked = self.any_but(about)?;
-        let admin = self.node(asked).own_admin.clone();
-        let words = [words, &["--node", &admin]].concat();
-        self.weir(asked, &words, limit).map(drop)
+    /// Gives a command to another member, in its own room.
+    fn ask(&self, about: usize, words: &[&str], limit: Duration) -> Result<()> {
+        self.through_any(about, |fleet, asked| {
+            let admin = fleet.node(asked).own_admin.clone();
+            fleet.weir(asked, &[words, &["--node", &admin]].concat(), limit)
+        })
     }
 
-    fn any_but(&self, number: usize) -> Result<usize> {
-        let mut healthy = self.healthy();
-        healthy.retain(|other| *other != number);
-        ensure!(!healthy.is_empty(), "no other member runs");
-        Ok(healthy[0])
+    /// Tries other members in turn until one does what it is told: one may be
+    /// cut off, or there may be no leader for a moment.
+    fn through_any(
+        &self,
+        number: usize,
+        order: impl Fn(&Fleet, usize) -> Result<String>,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let mut last = anyhow!("no other member runs");
+        loop {
+            let others = self.healthy().into_iter().filter(|other| *other != number);
+            for other in others {
+                match order(self, other) {
+                    Ok(_) => return Ok(()),
+                    Err(error) => last = error,
+                }
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(last);
+            }
+            thread::sleep(REST);
+        }
     }
 
     /// A command with the configuration of a node.

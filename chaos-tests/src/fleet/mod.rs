@@ -197,9 +197,13 @@ impl Fleet {
         self.numbers(|node| node.is_member)
     }
 
-    /// Numbers of the members that run and are not paused.
+    /// Numbers of the members that run, are not paused, and have a volume that
+    /// takes writes.
     pub fn healthy(&self) -> Vec<usize> {
-        self.numbers(|node| node.is_member && node.process.is_some() && !node.is_paused)
+        self.numbers(|node| {
+            let is_well = node.volume.as_ref().is_none_or(|volume| volume.is_well());
+            node.is_member && node.process.is_some() && !node.is_paused && is_well
+        })
     }
 
     fn numbers(&self, fits: impl Fn(&Node) -> bool) -> Vec<usize> {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -48,6 +48,8 @@ pub struct Volume {
     mount: PathBuf,
     spec: VolumeSpec,
     is_mounted: bool,
+    /// Read-only since an error; see [`Volume::read_only`].
+    is_aborted: std::cell::Cell<bool>,
 }
 
 impl Volume {
@@ -61,6 +63,7 @@ impl Volume {
             mount,
             spec,
             is_mounted: false,
+            is_aborted: false.into(),
         };
         volume.format()?;
         volume.mount()?;
@@ -77,9 +80,9 @@ impl Volume {
         self.room.outside(&self.mount)
     }
 
-    /// Whether it is mounted, as far as this handle knows.
-    pub fn is_mounted(&self) -> bool {
-        self.is_mounted
+    /// Whether it is mounted and takes writes, as far as this handle knows.
+    pub fn is_well(&self) -> bool {
+        self.is_mounted && !self.is_aborted.get()
     }
 
     /// Mounts it; recovery replays its journal.
@@ -110,7 +113,7 @@ impl Volume {
     /// Stops the file system where it is: what was not synced is gone when it
     /// is mounted again, and until then every access fails.
     pub fn cut(&self) -> Result<()> {
-        // Through the room's own view of the mount.
+        self.insist_mounted()?;
         ioctl::going_down(&self.outside())
     }
 
@@ -128,6 +131,7 @@ impl Volume {
     /// Heal with [`unmount`](Self::unmount), [`mend`](Self::mend) and
     /// [`mount`](Self::mount).
     pub fn read_only(&self) -> Result<()> {
+        self.is_aborted.set(true);
         self.room
             .command("mount", &["-o", "remount,abort", text(&self.mount)?])
             .map(drop)
@@ -135,6 +139,7 @@ impl Volume {
 
     /// Takes all space but `spare` bytes, by a file beside the data.
     pub fn fill(&self, spare: u64) -> Result<()> {
+        self.insist_mounted()?;
         let file = File::create(self.outside().join(".ballast"))?;
         let mut offset = file.metadata()?.len();
         let mut step: u64 = 64 << 20;
@@ -157,6 +162,7 @@ impl Volume {
 
     /// Takes all inodes, by empty files beside the data.
     pub fn fill_inodes(&self) -> Result<()> {
+        self.insist_mounted()?;
         let dir = self.outside().join(".inodes");
         fs::create_dir_all(&dir)?;
         for number in 0..INODES_MAX {
@@ -172,6 +178,7 @@ impl Volume {
     /// Gives back what [`fill`](Self::fill) and
     /// [`fill_inodes`](Self::fill_inodes) took.
     pub fn relieve(&self) -> Result<()> {
+        self.insist_mounted()?;
         for name in [".ballast", ".inodes"] {
             let path = self.outside().join(name);
             let removed = match path.is_dir() {
@@ -189,6 +196,7 @@ impl Volume {
     /// Inverts `count` bytes of a file at `offset`. Paths are relative to the
     /// volume.
     pub fn flip(&self, path: &Path, offset: u64, count: usize) -> Result<()> {
+        self.insist_mounted()?;
         let path = self.outside().join(path);
         let file = File::options().read(true).write(true).open(&path)?;
         let mut bytes = vec![0; count];
@@ -201,8 +209,18 @@ impl Volume {
         Ok(file.sync_all()?)
     }
 
+    /// Writes over bytes of a file at `offset`, or behind its end.
+    pub fn overwrite(&self, path: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.insist_mounted()?;
+        let path = self.outside().join(path);
+        let file = File::options().write(true).open(path)?;
+        file.write_all_at(bytes, offset)?;
+        Ok(file.sync_all()?)
+    }
+
     /// Cuts a file to `length`.
     pub fn truncate(&self, path: &Path, length: u64) -> Result<()> {
+        self.insist_mounted()?;
         let file = File::options()
             .write(true)
             .open(self.outside().join(path))?;
@@ -261,14 +279,16 @@ impl Volume {
         // 1 says that something was repaired.
         let script = "fsck.ext4 -f -y \"$0\" >/dev/null || [ $? = 1 ]";
         self.room
-            .command("sh", &["-c", script, text(&self.image)?])
-            .map(drop)
+            .command("sh", &["-c", script, text(&self.image)?])?;
+        self.is_aborted.set(false);
+        Ok(())
     }
 
     /// Makes the file system anew, empty; it must not be mounted.
     pub fn format(&mut self) -> Result<()> {
         self.insist_unmounted()?;
         File::create(&self.image)?.set_len(self.spec.bytes)?;
+        self.is_aborted.set(false);
         let inodes = self.spec.inodes.to_string();
         // No blocks are kept for root: everybody is root here.
         let words = ["-q", "-F", "-m", "0", "-N", &inodes];
@@ -288,6 +308,20 @@ impl Volume {
     pub fn restore_from(&self, file: &Path) -> Result<()> {
         self.insist_unmounted()?;
         copy(&self.room, file, &self.image)
+    }
+
+    /// Nothing here may ever hit the file system below the mount: that is the
+    /// machine's own.
+    fn insist_mounted(&self) -> Result<()> {
+        let seen = self.outside();
+        let parent = seen.parent().context("a mount at the root")?;
+        let is_apart = fs::metadata(&seen)?.dev() != fs::metadata(parent)?.dev();
+        ensure!(
+            self.is_mounted && is_apart,
+            "{} is not mounted",
+            self.mount.display()
+        );
+        Ok(())
     }
 
     fn insist_unmounted(&self) -> Result<()> {
