@@ -217,7 +217,7 @@ fn unready(status: &Value, members: &[&str]) -> Option<String> {
     let votes = |row: &&Value| row["role"] == "leader" || row["role"] == "voter";
     let voters = rows.iter().filter(votes).count();
     // An odd number, five at most.
-    let wanted = (rows.len().min(5) + 1) / 2 * 2 - 1;
+    let wanted = rows.len().min(5).div_ceil(2) * 2 - 1;
     (voters < wanted).then(|| format!("{voters} nodes vote, not {wanted}"))
 }
 

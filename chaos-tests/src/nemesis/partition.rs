@@ -25,6 +25,7 @@ pub enum Shape {
     /// Nobody hears these, and they hear all.
     Mute(Target),
     /// Each hears its neighbours on a ring: just a majority, each another one.
+    /// Of less than five nodes a majority is all: nothing is cut.
     Ring,
     /// Two parts that both hear one node between them.
     Bridge,

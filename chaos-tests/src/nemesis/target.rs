@@ -32,8 +32,12 @@ impl Target {
         Ok(match self {
             Target::Any => vec![healthy[words.below(healthy.len())]],
             Target::Leader => {
-                // Another fault may have taken the quorum with it.
-                let leader = until("a leader", LEADER_LIMIT, || fleet.leader());
+                // Others may still take one for it that another fault has hit,
+                // and there is none where the quorum went with it.
+                let leader = until("a leader that is well", LEADER_LIMIT, || {
+                    let leader = fleet.leader()?;
+                    Ok(leader.filter(|number| healthy.contains(number)))
+                });
                 vec![leader.unwrap_or(healthy[0])]
             }
             Target::Zone => {

@@ -105,10 +105,10 @@ impl Switch {
             let before = merged.entry(pair).or_default();
             *before = before.and(link);
         }
-        let written: Vec<_> = merged
-            .iter()
-            .map(|((from, to), link)| json!([from, to, describe(link)]))
-            .collect();
+        let mut written: BTreeMap<String, Vec<Pair>> = BTreeMap::new();
+        for (pair, link) in &merged {
+            written.entry(describe(link)).or_default().push(*pair);
+        }
         let id = self.shared.lock().rules.lay(merged);
         let detail = json!({"rule": what, "layer": id, "links": written});
         self.events.enter("network", detail);
