@@ -19,7 +19,7 @@ const MOVE_LIMIT: Duration = Duration::from_secs(330);
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Between two rounds of trying.
-const REST: Duration = Duration::from_millis(300);
+const REST: Duration = Duration::from_secs(1);
 
 impl Fleet {
     /// `weir init`: this node begins the cluster.
@@ -110,6 +110,10 @@ impl Fleet {
             for other in others {
                 match order(self, other) {
                     Ok(_) => return Ok(()),
+                    // It does not know the command.
+                    Err(error) if error.to_string().contains("exit status: 2") => {
+                        return Err(error);
+                    }
                     Err(error) => last = error,
                 }
             }
