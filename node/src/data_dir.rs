@@ -4,6 +4,7 @@
 //! DATA/
 //!   LOCK        held while a process uses the directory
 //!   node.json   who this node is (see Identity)
+//!   boot.json   the starts of the node (see Boots)
 //!   raft/       journal of votes and entries, snapshots
 //!   state/      applied state; can be rebuilt from raft/
 //!   blobs/      segments, files, index
@@ -12,6 +13,8 @@
 //! Invariants: a directory belongs to one node of one cluster for ever; an
 //! identity is never written over; a directory of another format version is
 //! not touched.
+
+mod boots;
 
 use std::{
     fs, io,
@@ -26,11 +29,12 @@ use weir_cluster::{
     state::Settings,
 };
 
+pub use boots::Boots;
+
 /// The layout described above.
 const FORMAT: u32 = 1;
 
 const IDENTITY_FILE: &str = "node.json";
-
 /// Who a node is. Written once, by `weir init` or `weir join`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -98,6 +102,11 @@ pub enum DataDirError {
         "{path} does not say who this node is: {cause}; restore the file, or join anew with an empty folder"
     )]
     Unreadable { path: PathBuf, cause: String },
+    #[error(
+        "{path} does not say when this node started last: {cause}; restore the file, or join anew \
+         with an empty folder"
+    )]
+    UnreadableBoots { path: PathBuf, cause: String },
     #[error("cannot use {path}")]
     Io {
         path: PathBuf,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::{CheckIn, Peers, Report, Start, attend::Offered};
+use super::{Peers, Report, attend::Offered};
 use crate::{
     Digest, Epoch, Error, NodeId, Slot,
     blob::{
@@ -252,7 +252,14 @@ impl Peers for FaultyPeers {
 
     async fn report(&self, to: NodeId) -> Result<Report, Error> {
         self.call(to, Verb::Report, None).await?;
-        self.answer(to, Report::default())
+        let volume = "ok".into();
+        self.answer(
+            to,
+            Report {
+                volume,
+                ..Report::default()
+            },
+        )
     }
 
     async fn summaries(
@@ -319,11 +326,6 @@ impl Peers for FaultyPeers {
             }
         }
         self.answer(to, blobs)
-    }
-
-    async fn check_in(&self, to: NodeId, _: &Start) -> Result<CheckIn, Error> {
-        self.alive(to)?;
-        Ok(CheckIn::Welcome)
     }
 
     async fn scrub(&self, to: NodeId) -> Result<(), Error> {

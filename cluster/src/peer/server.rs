@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //!
-//! - a request that names another cluster or node is refused before anything
-//!   else is looked at;
+//! - a request that names another cluster or node, or comes from a node that
+//!   was removed, is refused before anything else is looked at;
 //! - a write under an epoch older than this node's is refused, and an upload
 //!   that began before a new epoch commits only where this node still owns the
 //!   blob: no write slips behind a finished handoff;
@@ -35,8 +35,9 @@ use super::{
 };
 use crate::{
     ClusterId, Digest, Epoch, Error, NodeId,
-    blob::{ByteRange, Inventory, Lease, Put, Upload},
+    blob::{ByteRange, Inventory, Lease, Put, Upload, Verified},
     placement::view::{self, View},
+    repair::Foreground,
 };
 
 /// HTTP/2 frames: large ones cost least; both sides are ours.
@@ -79,6 +80,8 @@ pub struct PeerParts {
     pub offered: mpsc::Sender<Offered>,
     pub check_in: CheckInSource,
     pub scrub: ScrubTrigger,
+    /// Counts what is done here for clients of other nodes.
+    pub foreground: Foreground,
 }
 
 /// The service; clones share everything.
@@ -126,14 +129,16 @@ impl PeerService {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// The message of a request that is for this node.
+    /// The message of a request that is for this node, from one that may ask.
     fn open<T>(&self, request: Request<T>) -> Result<T, Status> {
         identity::check(request.metadata(), self.cluster, self.me)?;
+        identity::check_sender(request.metadata(), &self.view.borrow().state().removed)?;
         Ok(request.into_inner())
     }
 
     /// Refuses an epoch older than ours; waits a little for a newer one.
     async fn admit(&self, theirs: Epoch) -> Result<(), Error> {
+        self.foreground.bump();
         let ours = self.view.borrow().epoch();
         if theirs < ours {
             return Err(Error::StaleEpoch { theirs, ours });
@@ -194,6 +199,9 @@ impl PeerService {
                 admitted.map_err(|error| status_of(&error))?;
                 let committed = upload.commit().await;
                 committed.map_err(|error| status_of(&error))?;
+                // Again: an epoch may have begun while the disk was written.
+                let admitted = self.admit_commit(epoch, digest);
+                admitted.map_err(|error| status_of(&error))?;
                 return Ok(PutResponse {
                     present: false,
                     stored: true,
@@ -226,8 +234,12 @@ impl PeerService {
                 Err(error) => answers.push(Err(error)),
             }
         }
+        let stored: Vec<_> = good.iter().map(Verified::digest).collect();
         for (place, answer) in places.into_iter().zip(self.local.put_batch(good).await) {
             answers[place] = answer;
+        }
+        for digest in stored {
+            self.admit_commit(Epoch(request.epoch), digest)?;
         }
         Ok(answers)
     }
@@ -246,7 +258,10 @@ impl PeerService {
         }
         let blobs = match request.repair {
             true => self.local.read_batch(&digests).await,
-            false => self.local.get_batch(&digests).await,
+            false => {
+                self.foreground.bump();
+                self.local.get_batch(&digests).await
+            }
         };
         Ok(messages_of(blobs))
     }
@@ -281,7 +296,10 @@ impl peer_server::Peer for PeerService {
             };
             match request.repair {
                 true => self.local.read(digest).await,
-                false => self.local.get(digest, range).await,
+                false => {
+                    self.foreground.bump();
+                    self.local.get(digest, range).await
+                }
             }
         };
         let chunks = opened.await.map_err(|error| status_of(&error))?;
@@ -391,8 +409,9 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<CheckInRequest>,
     ) -> Result<Response<CheckInResponse>, Status> {
-        let request = self.open(request)?;
-        Ok(Response::new(self.answer_check_in(request)))
+        // One that was removed may ask: the answer is that it was.
+        identity::check(request.metadata(), self.cluster, self.me)?;
+        Ok(Response::new(self.answer_check_in(request.into_inner())))
     }
 
     async fn scrub(

@@ -15,9 +15,10 @@
 //! heartbeat.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -33,9 +34,11 @@ use weir_proto::cluster::raft_server::RaftServer;
 
 use super::{
     Consensus, Raft, RaftConfig, Roles,
+    arrival::{is_new, knows_nobody},
     batches::{self, Pending},
+    gate::{Gate, Stranger},
     leader,
-    network::Network,
+    network::{Network, Nodes},
     rounds,
     server::Service,
     state_machine::StateMachine,
@@ -44,7 +47,7 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     journal::disk::Disk,
-    peer::dial::Dial,
+    peer::{dial::Dial, identity::Removal},
     state::{ClusterState, Command, Member, Ref, RefKey, RequestId, Response, Settings},
     words::error::Shortfall,
 };
@@ -67,6 +70,8 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 pub enum StartError {
     #[error("the applied state cannot be opened")]
     State(#[source] io::Error),
+    #[error("the log cannot be read")]
+    Log(#[source] io::Error),
     #[error("raft cannot start: {0}")]
     Raft(#[from] Box<Fatal<TypeConfig>>),
     #[error("raft settings do not fit: {0}")]
@@ -85,6 +90,8 @@ pub struct Setup {
     /// Folder of the applied state.
     pub state_dir: PathBuf,
     pub dial: Dial,
+    /// Told when another node says that this one was removed.
+    pub removal: Removal,
 }
 
 /// This node's part in Raft.
@@ -94,6 +101,11 @@ pub struct RaftConsensus {
     cluster: ClusterId,
     machine: StateMachine,
     pub(super) network: Network,
+    pub(super) gate: Gate,
+    pub(super) stranger: Stranger,
+    pub(super) removal: Removal,
+    /// No node is elected within so long of an answer to the leader before it.
+    pub(super) election_min: Duration,
     proposals: mpsc::Sender<Pending>,
     barriers: mpsc::Sender<Waiter<()>>,
     /// Taken when Raft stops. A std mutex: held for one `take`.
@@ -117,14 +129,30 @@ impl RaftConsensus {
             .build()
             .map_err(StartError::Threads)?;
         let handle = runtime.handle().clone();
-        let this = handle.spawn(Self::start_here(setup, log, runtime)).await;
-        this.map_err(|error| StartError::Threads(io::Error::other(error)))?
+        let started = handle.spawn(Self::start_here(setup, log)).await;
+        let started = started
+            .map_err(|error| StartError::Threads(io::Error::other(error)))
+            .and_then(|started| started);
+        match started {
+            Ok(this) => {
+                *this.runtime() = Some(runtime);
+                Ok(this)
+            }
+            Err(error) => {
+                // Dropping it here would wait for its threads, on one of ours.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
+    }
+
+    fn runtime(&self) -> MutexGuard<'_, Option<Runtime>> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start_here(
         setup: Setup,
-        log: impl RaftLogStorage<TypeConfig>,
-        runtime: Runtime,
+        mut log: impl RaftLogStorage<TypeConfig>,
     ) -> Result<Arc<Self>, StartError> {
         let Setup {
             cluster,
@@ -133,10 +161,23 @@ impl RaftConsensus {
             disk,
             state_dir,
             dial,
+            removal,
         } = setup;
+        let election_min = Duration::from_millis(config.election_min_ms);
         let machine = StateMachine::open(&state_dir, disk).map_err(StartError::State)?;
         let snapshots = machine.snapshots().clone();
-        let network = Network::new(cluster, machine.state(), dial, snapshots);
+        let gate = Gate::default();
+        let nodes = Nodes {
+            cluster,
+            me,
+            state: machine.state(),
+            dial,
+            gate: gate.clone(),
+            removal: removal.clone(),
+            snapshots,
+        };
+        let network = Network::new(nodes);
+        let is_new = is_new(&mut log).await.map_err(StartError::Log)?;
         let config = config
             .to_openraft()
             .validate()
@@ -150,6 +191,9 @@ impl RaftConsensus {
         )
         .await
         .map_err(Box::new)?;
+        if is_new || knows_nobody(&raft, &machine, me) {
+            gate.open();
+        }
         let (proposals, queued) = mpsc::channel(QUEUE_LIMIT);
         let (barriers, asked) = mpsc::channel(QUEUE_LIMIT);
         let this = Arc::new(Self {
@@ -158,9 +202,13 @@ impl RaftConsensus {
             cluster,
             machine,
             network,
+            gate,
+            stranger: Stranger::default(),
+            removal,
+            election_min,
             proposals,
             barriers,
-            runtime: Mutex::new(Some(runtime)),
+            runtime: Mutex::default(),
         });
         tokio::spawn(batches::run(Arc::clone(&this), queued));
         tokio::spawn(rounds::run(Arc::clone(&this), asked));
@@ -174,6 +222,9 @@ impl RaftConsensus {
             cluster: self.cluster,
             me: self.me,
             raft: self.raft.clone(),
+            state: self.machine.state(),
+            gate: self.gate.clone(),
+            stranger: self.stranger.clone(),
             snapshots: self.machine.snapshots().clone(),
         };
         service.into_server()
@@ -217,11 +268,18 @@ impl RaftConsensus {
             return;
         }
         let voters = metrics.membership_config.membership().voter_ids();
-        let matched = |id: &u64| {
+        let others: BTreeSet<u64> = voters.filter(|id| *id != self.me.0).collect();
+        self.hand_over_to(&others).await;
+    }
+
+    /// Hands leadership over to the one of these voters that has most of the log.
+    pub(super) async fn hand_over_to(&self, voters: &BTreeSet<u64>) {
+        let metrics = self.metrics();
+        let matched = |id: &&u64| {
             let replication = metrics.replication.as_ref()?;
             replication.get(id)?.as_ref().map(|log| log.index)
         };
-        let best = voters.filter(|id| *id != self.me.0).max_by_key(matched);
+        let best = voters.iter().copied().max_by_key(|id| matched(&id));
         let Some(to) = best else { return };
         if self.raft.trigger().transfer_leader(to).await.is_err() {
             return;
@@ -248,11 +306,7 @@ impl RaftConsensus {
         if let Err(error) = self.machine.close() {
             tracing::warn!(%error, "applied state was not closed; it may have to be rebuilt");
         }
-        let runtime = self
-            .runtime
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let runtime = self.runtime().take();
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
         }
@@ -302,11 +356,15 @@ impl RaftConsensus {
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.patience();
+        let stopped = || Error::Unreachable {
+            node: self.me,
+            cause: "raft on this node has stopped; start the node again, or ask another".into(),
+        };
+        // Waiting would help nobody: nothing is applied here any more.
+        if self.metrics().running_state.is_err() {
+            return Err(stopped());
+        }
         let asked = async {
-            let stopped = || Error::Unreachable {
-                node: self.me,
-                cause: "raft on this node has stopped".into(),
-            };
             queue.send(make(answer)).await.map_err(|_| stopped())?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         };
@@ -318,7 +376,7 @@ impl RaftConsensus {
     fn no_quorum(&self, doing: &'static str) -> Error {
         let metrics = self.metrics();
         let voters: Vec<_> = metrics.membership_config.membership().voter_ids().collect();
-        let cause = match metrics.current_leader {
+        let cause = match leader_of(&metrics) {
             Some(id) if id != self.me.0 => {
                 format!("the leader, node {}, does not answer", NodeId(id))
             }

@@ -1,0 +1,115 @@
+//! When the faults are over, the cluster becomes whole by itself, and says so.
+//!
+//! Source: P2 (returns to R copies by itself), P9 (changes of membership end),
+//! P12 (whatever is weaker than configured is said; here, that nothing is).
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::{status, texts};
+use crate::wait::until;
+
+/// Between two questions.
+const REST: Duration = Duration::from_millis(200);
+
+/// Insists that a status tells of a whole cluster: a leader, every member up,
+/// with its volume in use, one epoch, no slot without its owners, nothing left
+/// to move, nothing weaker.
+pub fn settled(status: &Value) -> Result<()> {
+    let mut open: Vec<String> = texts(status, "weaker")
+        .into_iter()
+        .map(String::from)
+        .collect();
+    if status["leader"].as_str().is_none() {
+        open.push("there is no leader".into());
+    }
+    for (name, what) in [
+        ("under_replicated", "slots are under-replicated"),
+        ("older_epochs", "older epochs are alive"),
+    ] {
+        match status[name].as_u64() {
+            Some(0) => {}
+            Some(count) => open.push(format!("{count} {what}")),
+            None => open.push(format!("the status has no {name}")),
+        }
+    }
+    let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+    if nodes.is_empty() {
+        open.push("there are no nodes".into());
+    }
+    for node in nodes {
+        let name = node["name"].as_str().unwrap_or("a node");
+        let (state, volume) = (node["state"].as_str(), node["volume"].as_str());
+        // A drained member stays drained until it is called back or removed.
+        if !matches!(state, Some("active" | "drained")) {
+            open.push(format!("{name} is {state:?}"));
+        }
+        if volume != Some("ok") {
+            open.push(format!("the volume of {name} is {volume:?}"));
+        }
+    }
+    if !open.is_empty() {
+        bail!("{}", open.join("; "));
+    }
+    Ok(())
+}
+
+/// Waits until every node tells of a whole cluster.
+pub fn wait(admins: &[String], limit: Duration) -> Result<()> {
+    for admin in admins {
+        let mut last = String::new();
+        let waited = until(format!("{admin} to settle"), limit, || {
+            let told = status(admin).and_then(|status| settled(&status));
+            Ok(match told {
+                Ok(()) => Some(()),
+                Err(open) => {
+                    last = format!("{open:#}");
+                    thread::sleep(REST);
+                    None
+                }
+            })
+        });
+        if let Err(error) = waited {
+            bail!("{error}: {last}");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn whole() -> Value {
+        let node = |name| json!({ "name": name, "state": "active", "volume": "ok" });
+        json!({
+            "leader": "n1", "under_replicated": 0, "older_epochs": 0, "weaker": [],
+            "nodes": [node("n1"), node("n2")],
+        })
+    }
+
+    #[test]
+    fn each_open_thing_is_named() {
+        settled(&whole()).unwrap();
+        for (pointer, value, says) in [
+            ("/leader", json!(null), "no leader"),
+            ("/under_replicated", json!(7), "7 slots"),
+            ("/older_epochs", json!(1), "1 older"),
+            ("/weaker", json!(["P1: one zone"]), "P1: one zone"),
+            ("/nodes", json!([]), "no nodes"),
+            ("/nodes/1/state", json!("down"), "n2 is"),
+            ("/nodes/1/state", json!("draining"), "n2 is"),
+            ("/nodes/0/volume", json!("full"), "volume of n1"),
+        ] {
+            let mut status = whole();
+            *status.pointer_mut(pointer).unwrap() = value;
+            let error = settled(&status).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        assert!(settled(&json!({})).is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! While something is broken, the status names it.
+//!
+//! Source: P12 (whenever a promise is weaker than configured, health, metrics
+//! and `weir status` say which). That nothing is named when all is well is
+//! [`convergence`](super::convergence).
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::{status, texts};
+use crate::wait::until;
+
+/// Between two questions.
+const REST: Duration = Duration::from_millis(200);
+
+/// What was broken on purpose.
+#[derive(Clone, Debug, Default)]
+pub struct Broken {
+    /// Names of nodes that do not run, or cannot be reached.
+    pub down: Vec<String>,
+    /// Names of nodes whose volume is out of use.
+    pub fenced: Vec<String>,
+    /// Whether a majority is gone.
+    pub no_quorum: bool,
+}
+
+/// Insists that a status names all of it.
+pub fn named(status: &Value, broken: &Broken) -> Result<()> {
+    let weaker = texts(status, "weaker");
+    let says = |name: &str| weaker.iter().any(|text| text.contains(name));
+    let row = |name: &str| {
+        let nodes = status["nodes"].as_array()?;
+        nodes
+            .iter()
+            .find(|node| node["name"].as_str() == Some(name))
+    };
+    let mut hidden = Vec::new();
+    for name in &broken.down {
+        if row(name).is_none_or(|node| node["state"].as_str() != Some("down")) {
+            hidden.push(format!("{name} is down, its row does not say so"));
+        }
+        if !says(name) {
+            hidden.push(format!("{name} is down, no promise is said to be weaker"));
+        }
+    }
+    for name in &broken.fenced {
+        if row(name).is_none_or(|node| node["volume"].as_str() == Some("ok")) {
+            hidden.push(format!(
+                "the volume of {name} is out of use, and is said to be ok"
+            ));
+        }
+        if !says(name) {
+            hidden.push(format!(
+                "no promise is said to be weaker by the volume of {name}"
+            ));
+        }
+    }
+    if broken.no_quorum && status["leader"].as_str().is_some() {
+        hidden.push("a leader is named without a quorum".into());
+    }
+    if broken.no_quorum && weaker.is_empty() {
+        hidden.push("no promise is said to be weaker without a quorum".into());
+    }
+    if !hidden.is_empty() {
+        bail!("{}; it says: {weaker:?}", hidden.join("; "));
+    }
+    Ok(())
+}
+
+/// Waits until each of the nodes that still answer names all of it.
+pub fn wait(admins: &[String], broken: &Broken, limit: Duration) -> Result<()> {
+    for admin in admins {
+        let mut last = String::new();
+        let waited = until(format!("{admin} to name what is broken"), limit, || {
+            let told = status(admin).and_then(|status| named(&status, broken));
+            Ok(match told {
+                Ok(()) => Some(()),
+                Err(hidden) => {
+                    last = format!("{hidden:#}");
+                    thread::sleep(REST);
+                    None
+                }
+            })
+        });
+        if let Err(error) = waited {
+            bail!("{error}: {last}");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_hidden_is_found() {
+        let status = json!({
+            "leader": "n1",
+            "weaker": ["5 of 16384 slots miss an owner: 1 down (n2)", "the volume of n3 is not in use"],
+            "nodes": [
+                { "name": "n1", "state": "active", "volume": "ok" },
+                { "name": "n2", "state": "down", "volume": "refused" },
+                { "name": "n3", "state": "active", "volume": "write failed" },
+            ],
+        });
+        let down = |name: &str| Broken {
+            down: vec![name.into()],
+            ..Broken::default()
+        };
+        let fenced = |name: &str| Broken {
+            fenced: vec![name.into()],
+            ..Broken::default()
+        };
+        let no_quorum = Broken {
+            no_quorum: true,
+            ..Broken::default()
+        };
+        named(&status, &down("n2")).unwrap();
+        named(&status, &fenced("n3")).unwrap();
+        for hidden in [down("n1"), down("n9"), fenced("n1"), no_quorum] {
+            assert!(named(&status, &hidden).is_err(), "{hidden:?}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Each workload against three real nodes: what clients were told is possible,
+//! and what was acknowledged is read back from every node.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use weir_chaos_tests::{
+    Cluster, Options, Trial,
+    history::{self, Operation},
+    invariants::{availability, bounds, complete, convergence, durable, honesty, logs},
+    load::{self, Artifacts, Blobs, Load, Nodes, Presence, Refs, ledger, meter::Rpc},
+    oracle::{Verdict, available, blobs},
+};
+
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// From the start of a load until it has done its part: a bound for a hang.
+const STEP_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long "not now" is asked again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Another seed is another run.
+fn seed(default: u64) -> u64 {
+    let told = std::env::var("WEIR_SEED").ok();
+    told.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn urls(cluster: &Cluster) -> Vec<String> {
+    let nodes = cluster.nodes().iter();
+    nodes.map(|node| node.client.clone()).collect()
+}
+
+fn admins(cluster: &Cluster) -> Vec<String> {
+    let nodes = cluster.nodes().iter();
+    nodes.map(|node| node.admin.clone()).collect()
+}
+
+fn start(trial: &Trial, cluster: &Cluster, name: &str, seed: u64) -> load::Options {
+    trial.step(format!("{name}, seed {seed}"));
+    load::Options::new(Nodes::new(urls(cluster)), seed)
+}
+
+/// What every run has to show at its end.
+fn insist(
+    trial: &Trial,
+    cluster: &Cluster,
+    options: &load::Options,
+    load: Load,
+    judge: impl FnOnce(&[Operation]) -> Verdict,
+) -> Result<()> {
+    let done = load.finish()?;
+    trial.step(format!(
+        "{} operations, {} acknowledged\n{}",
+        done.history.len(),
+        done.ledger.len(),
+        done.report
+    ));
+    done.insist()?;
+    let entries = done.ledger.entries();
+    let mut history = done.history;
+    history.extend(complete::check(
+        &urls(cluster),
+        &entries,
+        options.clock,
+        PATIENCE,
+    )?);
+    let path = trial.dir().join("history.jsonl");
+    history::save(&path, &history)?;
+    ensure!(
+        history::load(&path)? == history,
+        "the history came back changed"
+    );
+    judge(&history).insist()?;
+    let names = ledger::blobs(&entries);
+    ensure!(!names.is_empty(), "nothing was acknowledged");
+    let depth = durable::Depth {
+        seed: options.seed,
+        parts_every: 4,
+        patience: PATIENCE,
+    };
+    let reads = durable::check(&urls(cluster), &names, depth)?;
+    trial.step(format!("{} blobs by {reads} reads", names.len()));
+    convergence::wait(&admins(cluster), STEP_LIMIT)?;
+    logs::check(trial.dir(), &[])?;
+    Ok(())
+}
+
+/// W1, with nothing done to the cluster: every call is answered.
+#[test]
+fn refs_are_what_clients_were_told() {
+    Trial::run("load-refs", LIMIT, |trial| {
+        let cluster = Cluster::start(trial, Options::default())?;
+        let pids: Vec<u32> = cluster.nodes().iter().map(|node| node.pid).collect();
+        let watch = bounds::Watch::start(Duration::from_millis(200), move || pids.clone())?;
+        let options = start(trial, &cluster, "refs", seed(6001));
+        let load = Load::start(Refs::new(40, 60), options.clone())?;
+        load.reach(1_000, STEP_LIMIT)?;
+        let report = load.tools().meter.report();
+        insist(trial, &cluster, &options, load, available::check)?;
+        let undisturbed = |rpc| availability::Limit {
+            rpc,
+            least_success: 1.0,
+            longest_gap: Duration::ZERO,
+            least_calls: 100,
+        };
+        availability::check(&report, &[Rpc::PushBlob, Rpc::FetchBlob].map(undisturbed))?;
+        let limits = bounds::Limits {
+            rss_bytes: 512 << 20,
+            files: 1_000,
+            threads: 200,
+            growth_per_hour: 0.02,
+        };
+        bounds::check(&watch.finish(), limits)
+    });
+}
+
+/// W2: forged digests are refused, cut uploads leave nothing, bytes come back.
+#[test]
+fn blobs_are_what_clients_were_told() {
+    Trial::run("load-blobs", LIMIT, |trial| {
+        let cluster = Cluster::start(trial, Options::default())?;
+        let mut options = start(trial, &cluster, "blobs", seed(6002));
+        options.per_second = 40.0;
+        let load = Load::start(Blobs::new(16 << 20), options.clone())?;
+        load.reach(600, STEP_LIMIT)?;
+        insist(trial, &cluster, &options, load, |history| {
+            blobs::check(history, true)
+        })
+    });
+}
+
+/// W3: artifacts are whole whenever they are found.
+#[test]
+fn artifacts_are_whole_whenever_they_are_found() {
+    Trial::run("load-artifacts", LIMIT, |trial| {
+        let cluster = Cluster::start(trial, Options::default())?;
+        let mut options = start(trial, &cluster, "artifacts", seed(6003));
+        options.per_second = 40.0;
+        let workload = Artifacts {
+            keys: 40,
+            pulls: 60,
+        };
+        let load = Load::start(workload, options.clone())?;
+        load.reach(300, STEP_LIMIT)?;
+        insist(trial, &cluster, &options, load, available::check)
+    });
+}
+
+/// What FindMissingBlobs leaves out is read at once, its own and others'.
+#[test]
+fn what_is_called_present_is_readable() {
+    Trial::run("load-presence", LIMIT, |trial| {
+        let cluster = Cluster::start(trial, Options::default())?;
+        let options = start(trial, &cluster, "blobs", seed(6004));
+        let other = Load::start(Blobs::new(64 << 10), options.clone())?;
+        let mut options = start(trial, &cluster, "presence", seed(6005));
+        options.per_second = 60.0;
+        let storm = Presence::new(300, Some(other.tools().ledger.clone()));
+        let load = Load::start(storm, options.clone())?;
+        load.reach(30_000, STEP_LIMIT)?;
+        other.finish()?.insist()?;
+        insist(trial, &cluster, &options, load, |history| {
+            blobs::check(history, true)
+        })
+    });
+}
+
+/// All of them while a node dies and comes back: nothing that clients were
+/// told becomes untrue, and the cluster says what is wrong with it.
+#[test]
+fn a_node_dies_under_all_workloads_and_nothing_said_becomes_untrue() {
+    Trial::run("load-death", LIMIT, |trial| {
+        let mut cluster = Cluster::start(trial, Options::default())?;
+        let refs_options = start(trial, &cluster, "refs", seed(6006));
+        let blobs_options = start(trial, &cluster, "blobs", seed(6007));
+        let mut artifacts_options = start(trial, &cluster, "artifacts", seed(6008));
+        artifacts_options.per_second = 20.0;
+        let refs = Load::start(Refs::new(40, 60), refs_options.clone())?;
+        let blob = Load::start(Blobs::new(1 << 20), blobs_options.clone())?;
+        let artifacts = Artifacts {
+            keys: 40,
+            pulls: 60,
+        };
+        let artifacts = Load::start(artifacts, artifacts_options.clone())?;
+        refs.reach(200, STEP_LIMIT)?;
+        cluster.kill9(1)?;
+        let broken = honesty::Broken {
+            down: vec![cluster.node(1).name.clone()],
+            ..Default::default()
+        };
+        let alive = [cluster.node(0).admin.clone(), cluster.node(2).admin.clone()];
+        honesty::wait(&alive, &broken, STEP_LIMIT)?;
+        let more = refs.tools().history.len() + 200;
+        refs.reach(more, STEP_LIMIT)?;
+        cluster.start_again(1)?;
+        let more = refs.tools().history.len() + 200;
+        refs.reach(more, STEP_LIMIT)?;
+        insist(trial, &cluster, &refs_options, refs, available::check)?;
+        insist(
+            trial,
+            &cluster,
+            &artifacts_options,
+            artifacts,
+            available::check,
+        )?;
+        insist(trial, &cluster, &blobs_options, blob, |history| {
+            blobs::check(history, false)
+        })
+    });
+}
