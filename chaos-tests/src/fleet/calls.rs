@@ -122,33 +122,33 @@ impl Fleet {
 
     /// Waits until every member sees exactly the members, all of them active,
     /// and a leader with all the voters that it wants.
-    pub fn wait_members(&self) -> Result<()> {
+    pub fn wait_members(&mut self) -> Result<()> {
         self.wait_seen("all members", unready)
     }
 
     /// Waits until moreover every blob is on its owners and nowhere else, as
     /// each member says.
-    pub fn wait_settled(&self) -> Result<()> {
+    pub fn wait_settled(&mut self) -> Result<()> {
         self.wait_seen("everything settled", |status, members| {
             unready(status, members).or_else(|| unsettled(status))
         })
     }
 
     fn wait_seen(
-        &self,
+        &mut self,
         what: &str,
         lacks: impl Fn(&Value, &[&str]) -> Option<String>,
     ) -> Result<()> {
         let members = self.members();
-        let mut names: Vec<&str> = members
-            .iter()
-            .map(|number| self.node(*number).name.as_str())
-            .collect();
+        let names = members.iter().map(|number| self.node(*number).name.clone());
+        let mut names: Vec<String> = names.collect();
         names.sort_unstable();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         for number in members {
             let mut last = String::new();
             let what = format!("{} to see {what}", self.node(number).name);
             until(what, SETTLE_LIMIT, || {
+                self.insist_running(number)?;
                 match self.status(number) {
                     Err(error) => last = format!("{error:#}"),
                     Ok(status) => match lacks(&status, &names) {
@@ -158,7 +158,7 @@ impl Fleet {
                 }
                 Ok(None)
             })
-            .map_err(|error| anyhow!("{error}; at last: {last}"))?;
+            .map_err(|error| anyhow!("{error:#}; at last: {last}"))?;
         }
         Ok(())
     }

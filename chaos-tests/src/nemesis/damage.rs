@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,14 @@ use super::{Fault, Target};
 use crate::{fleet::Fleet, rig::Volume, seeded::Words};
 
 /// A node that can start has done so after this long.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a node lacks it may learn only from the others, and end then: one that
+/// has served for so long knows all of it.
+const CALM: Duration = Duration::from_secs(3);
+
+/// Between two looks.
+const REST: Duration = Duration::from_millis(100);
 
 /// What is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +29,9 @@ pub enum Part {
     /// Votes and entries of Raft: bytes inverted in the middle of what was
     /// written.
     Journal,
-    /// The end of the same: rubbish behind the last record, as of a torn write.
+    /// The end of the same: rubbish behind the last record or over its last
+    /// bytes, as of a torn write. The latter loses what was promised, and must
+    /// be noticed.
     Tail,
     /// The newest snapshot; none is damaged where there is none yet.
     Snapshot,
@@ -100,10 +110,22 @@ impl Fault for Damage {
             return Ok(());
         };
         let end = Instant::now() + START_LIMIT;
-        let mut serves = false;
-        while !serves && !fleet.has_ended(victim)? && Instant::now() < end {
-            serves = fleet.serves(victim)?;
-        }
+        let mut calm_since = None;
+        let serves = loop {
+            if fleet.has_ended(victim)? || Instant::now() > end {
+                break false;
+            }
+            // A leader that it knows is one that has looked at it.
+            let is_in = fleet
+                .status(victim)
+                .is_ok_and(|status| !status["leader"].is_null());
+            if !is_in {
+                calm_since = None;
+            } else if calm_since.get_or_insert_with(Instant::now).elapsed() > CALM {
+                break true;
+            }
+            thread::sleep(REST);
+        };
         let node = &fleet.node(victim).name;
         let detail = json!({"node": node, "serves": serves});
         fleet.events().enter("damage taken", detail);
