@@ -21,14 +21,17 @@
 pub mod builds;
 pub mod buildstream;
 pub mod cluster;
+pub mod fleet;
 pub mod gate;
 pub mod history;
 pub mod invariants;
 pub mod load;
+pub mod nemesis;
 pub mod oracle;
 pub mod probe;
 pub mod process;
 pub mod program;
+pub mod rig;
 pub mod seeded;
 pub mod tree;
 pub mod trial;

@@ -1,0 +1,280 @@
+//! What nodes say, and waiting until they say what is wanted.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::{Value, json};
+use weir_proto::{
+    cluster::{StatusRequest, admin_client::AdminClient},
+    reapi::{GetCapabilitiesRequest, capabilities_client::CapabilitiesClient},
+};
+
+use super::Fleet;
+use crate::{rig::room::Inside, wait::until};
+
+/// One probe of a client port.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// One answer. A node waits two seconds for those that are silent.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+
+/// From a start or the end of a fault until a node serves or a leader is
+/// known, with an unoptimised program on a busy machine.
+const SERVE_LIMIT: Duration = Duration::from_secs(90);
+
+/// Until every blob is where it belongs.
+const SETTLE_LIMIT: Duration = Duration::from_secs(240);
+
+impl Fleet {
+    /// Runs a command of `weir` in the room of a node, and returns what it
+    /// printed.
+    pub fn weir(
+        &self,
+        number: usize,
+        words: &[impl AsRef<str>],
+        limit: Duration,
+    ) -> Result<String> {
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        let node = self.node(number);
+        // What every command of this fleet has alike says nothing.
+        let is_own = |word: &&&str| !(word.starts_with("--set") || self.has_setting(word));
+        let said: Vec<_> = words.iter().filter(is_own).collect();
+        self.events
+            .enter("weir", json!({"at": node.name, "words": said}));
+        let mut command = Command::new(&self.weir);
+        command.args(&words);
+        command.env_remove("WEIR_CONFIG").env_remove("WEIR_NODE");
+        let count = self.commands.get() + 1;
+        self.commands.set(count);
+        let log = self.trial.dir().join(format!("weir-{count}.log"));
+        let mut process = node.room.spawn(&self.trial, "weir", &command, &log)?;
+        let status = process.wait(limit)?;
+        let text = process.output();
+        ensure!(
+            status.success(),
+            "weir {}: {status}: {text}",
+            words.join(" ")
+        );
+        Ok(text)
+    }
+
+    /// The cluster as a node sees it, asked from its own room.
+    pub fn status(&self, number: usize) -> Result<Value> {
+        let admin = self.node(number).own_admin.clone();
+        let ask = async {
+            let mut client = AdminClient::connect(admin).await?;
+            let answer = client.status(StatusRequest {}).await?;
+            Ok::<_, anyhow::Error>(answer.into_inner().json)
+        };
+        let json = self
+            .call(number, ANSWER_LIMIT, ask)?
+            .with_context(|| format!("{} is silent", self.node(number).name))??;
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Whether a node serves clients, asked from its own room.
+    pub fn serves(&self, number: usize) -> Result<bool> {
+        let url = self.node(number).own_client.clone();
+        let probe = async {
+            let mut client = CapabilitiesClient::connect(url).await.ok()?;
+            let request = GetCapabilitiesRequest::default();
+            client.get_capabilities(request).await.ok()
+        };
+        Ok(self.call(number, PROBE_LIMIT, probe)?.flatten().is_some())
+    }
+
+    /// The number of the node that leads, as the first healthy member that
+    /// knows one sees it.
+    pub fn leader(&self) -> Result<Option<usize>> {
+        for number in self.healthy() {
+            let Ok(status) = self.status(number) else {
+                continue;
+            };
+            let leads = |name: &str| self.nodes.iter().position(|node| node.name == name);
+            if let Some(leader) = status["leader"].as_str().and_then(leads) {
+                return Ok(Some(leader));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until a node serves clients.
+    pub fn wait_serving(&mut self, number: usize) -> Result<()> {
+        let name = self.node(number).name.clone();
+        until(format!("{name} to serve"), SERVE_LIMIT, || {
+            self.insist_running(number)?;
+            Ok(self.serves(number)?.then_some(()))
+        })
+    }
+
+    /// Waits until all members serve: those that do not run were forgotten.
+    pub fn wait_all_serving(&mut self) -> Result<()> {
+        for number in self.members() {
+            self.wait_serving(number)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until some member knows a leader, and returns its number.
+    pub fn wait_leader(&self) -> Result<usize> {
+        until("a leader", SERVE_LIMIT, || self.leader())
+    }
+
+    /// Waits until every member sees exactly the members, all of them active,
+    /// and a leader with all the voters that it wants.
+    pub fn wait_members(&mut self) -> Result<()> {
+        self.wait_seen("all members", unready)
+    }
+
+    /// Waits until moreover every blob is on its owners and nowhere else, as
+    /// each member says.
+    pub fn wait_settled(&mut self) -> Result<()> {
+        self.wait_seen("everything settled", |status, members| {
+            unready(status, members).or_else(|| unsettled(status))
+        })
+    }
+
+    fn wait_seen(
+        &mut self,
+        what: &str,
+        lacks: impl Fn(&Value, &[&str]) -> Option<String>,
+    ) -> Result<()> {
+        let members = self.members();
+        let names = members.iter().map(|number| self.node(*number).name.clone());
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for number in members {
+            let mut last = String::new();
+            let what = format!("{} to see {what}", self.node(number).name);
+            until(what, SETTLE_LIMIT, || {
+                self.insist_running(number)?;
+                match self.status(number) {
+                    Err(error) => last = format!("{error:#}"),
+                    Ok(status) => match lacks(&status, &names) {
+                        None => return Ok(Some(())),
+                        Some(why) => last = why,
+                    },
+                }
+                Ok(None)
+            })
+            .map_err(|error| anyhow!("{error:#}; at last: {last}"))?;
+        }
+        Ok(())
+    }
+
+    fn has_setting(&self, word: &str) -> bool {
+        let options = &self.options;
+        let mut all = options.settings.iter().chain(&options.cluster);
+        all.any(|setting| setting == word)
+    }
+
+    /// Where a node is, for calls to it.
+    fn beside(&self, number: usize) -> Result<Option<Inside>> {
+        let node = self.node(number);
+        let is_apart = node.room_number.is_some();
+        is_apart.then(|| node.room.enter()).transpose()
+    }
+
+    fn call<F: Future>(
+        &self,
+        number: usize,
+        limit: Duration,
+        call: F,
+    ) -> Result<Option<F::Output>> {
+        let _inside = self.beside(number)?;
+        // Of one thread, this one: its sockets are made in the node's room.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let timed = async { tokio::time::timeout(limit, call).await };
+        Ok(runtime.block_on(timed).ok())
+    }
+}
+
+fn rows(status: &Value) -> &[Value] {
+    status["nodes"].as_array().map_or(&[][..], Vec::as_slice)
+}
+
+/// What is missing of a whole cluster, apart from its blobs.
+fn unready(status: &Value, members: &[&str]) -> Option<String> {
+    let rows = rows(status);
+    let mut found: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    found.sort_unstable();
+    if found != members {
+        return Some(format!("the members are {found:?}, not {members:?}"));
+    }
+    if status["leader"].is_null() {
+        return Some("there is no leader".into());
+    }
+    if let Some(row) = rows
+        .iter()
+        .find(|row| row["state"] != "active" || row["volume"] != "ok")
+    {
+        let (name, state, volume) = (&row["name"], &row["state"], &row["volume"]);
+        return Some(format!("{name} is {state}, its volume {volume}"));
+    }
+    let votes = |row: &&Value| row["role"] == "leader" || row["role"] == "voter";
+    let voters = rows.iter().filter(votes).count();
+    // An odd number, five at most.
+    let wanted = rows.len().min(5).div_ceil(2) * 2 - 1;
+    (voters < wanted).then(|| format!("{voters} nodes vote, not {wanted}"))
+}
+
+/// What is not where it belongs, if anything is.
+fn unsettled(status: &Value) -> Option<String> {
+    for key in ["under_replicated", "older_epochs"] {
+        if status[key] != 0 {
+            return Some(format!("{key} is {}", status[key]));
+        }
+    }
+    rows(status).iter().find_map(|row| {
+        let repair = &row["repair"];
+        let is_settled = repair["settled"] == true
+            && repair["settled_epoch"] == status["epoch"]
+            && repair["lacking_blobs"] == 0
+            && repair["surplus_blobs"] == 0;
+        (!is_settled).then(|| format!("the repair of {} is {repair}", row["name"]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_missing_or_under_way_is_not_settled() {
+        let node = |name: &str, role: &str| {
+            json!({"name": name, "state": "active", "volume": "ok", "role": role, "repair": {
+                "settled": true, "settled_epoch": 3, "lacking_blobs": 0, "surplus_blobs": 0}})
+        };
+        let nodes = [
+            node("n1", "voter"),
+            node("n3", "leader"),
+            node("n2", "voter"),
+        ];
+        let whole = json!({"leader": "n3", "epoch": 3, "under_replicated": 0,
+            "older_epochs": 0, "nodes": nodes});
+        let members = ["n1", "n2", "n3"];
+        let lacks = |status: &Value| unready(status, &members).or_else(|| unsettled(status));
+        assert_eq!(lacks(&whole), None);
+        assert!(unready(&whole, &["n1", "n2"]).is_some());
+        for (place, value) in [
+            ("/leader", Value::Null),
+            ("/under_replicated", json!(7)),
+            ("/older_epochs", json!(1)),
+            ("/nodes/0/state", json!("draining")),
+            ("/nodes/0/volume", json!("full")),
+            ("/nodes/0/role", json!("learner")),
+            ("/nodes/1/repair", Value::Null),
+            ("/nodes/1/repair/settled", json!(false)),
+            ("/nodes/1/repair/settled_epoch", json!(2)),
+            ("/nodes/1/repair/lacking_blobs", json!(1)),
+            ("/nodes/1/repair/surplus_blobs", json!(1)),
+        ] {
+            let mut other = whole.clone();
+            *other.pointer_mut(place).unwrap() = value;
+            assert!(lacks(&other).is_some(), "{place}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Faults, one a file, and the scripts that order them.
+//!
+//! ```text
+//!  Script ── seed → steps; each is one or more faults and how long they last
+//!    └── Fault ── inject → ticks → heal; victims follow from the seed
+//!          └── Fleet, World, Volume ── what really happens, entered in Events
+//! ```
+//!
+//! Promised: the same script on the same fleet orders the same faults; what a
+//! fault did is undone by [`Fault::heal`], also after an injection that failed
+//! half way; after a step is healed every member serves again, and where
+//! copies were lost it is waited for until they are made up for.
+//!
+//! Not promised: that the same script meets the same instant of the work. A
+//! leader is whoever leads then; processes take their own time.
+
+mod churn;
+mod clock;
+mod damage;
+mod disk_full;
+mod flap;
+mod kill;
+mod names;
+mod network;
+mod old_image;
+mod partition;
+mod pause;
+mod power_cut;
+mod read_only;
+mod removed_returns;
+mod replace;
+mod rot;
+mod script;
+mod starve;
+mod stop;
+mod target;
+mod vanish;
+mod zone_loss;
+
+use anyhow::{Context, Result};
+
+pub use self::{
+    churn::Churn,
+    clock::Clock,
+    damage::{Damage, Part},
+    disk_full::DiskFull,
+    flap::Flap,
+    kill::Kill,
+    names::Names,
+    network::{Network, Trouble},
+    old_image::OldImage,
+    partition::{Partition, Shape},
+    pause::Pause,
+    power_cut::PowerCut,
+    read_only::ReadOnly,
+    removed_returns::RemovedReturns,
+    replace::Replace,
+    rot::Rot,
+    script::{Order, Script, Step},
+    starve::{Scarce, Starve},
+    stop::Stop,
+    target::Target,
+    vanish::Vanish,
+    zone_loss::ZoneLoss,
+};
+use crate::fleet::Fleet;
+
+/// Something that happens to a fleet and ends again.
+pub trait Fault: Send {
+    /// Chooses victims and lets it happen.
+    fn inject(&mut self, fleet: &mut Fleet) -> Result<()>;
+
+    /// Called about twice a second while it lasts, with the share of the time
+    /// that has passed.
+    fn tick(&mut self, _fleet: &mut Fleet, _passed: f64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends it, as far as it began. Nodes are started again, not waited for.
+    fn heal(&mut self, fleet: &mut Fleet) -> Result<()>;
+}
+
+/// What a fault needs of a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Processes alone.
+    Processes,
+    /// Networks and volumes.
+    World,
+    /// Wall clocks that step.
+    Clocks,
+}
+
+/// A fault that can be ordered by name.
+pub struct Kind {
+    /// How scripts and records call it.
+    pub name: &'static str,
+    /// What it needs.
+    pub needs: Needs,
+    /// Whether copies are lost by it: the next may have to wait until others
+    /// were made.
+    pub loses_copies: bool,
+    /// Makes one that follows from a seed.
+    pub make: fn(seed: u64) -> Box<dyn Fault>,
+}
+
+impl Kind {
+    /// Whether a fleet has what it needs.
+    pub fn fits(&self, fleet: &Fleet) -> bool {
+        match self.needs {
+            Needs::Processes => true,
+            Needs::World => fleet.has_world(),
+            Needs::Clocks => fleet.options().clocks,
+        }
+    }
+}
+
+/// The fault of this name.
+pub fn find(name: &str) -> Result<&'static Kind> {
+    let found = KINDS.iter().find(|kind| kind.name == name);
+    found.with_context(|| format!("no fault is called {name:?}"))
+}
+
+/// The names of all faults that a fleet has what they need for.
+pub fn fitting(fleet: &Fleet) -> Vec<&'static str> {
+    let kinds = KINDS.iter().filter(|kind| kind.fits(fleet));
+    kinds.map(|kind| kind.name).collect()
+}
+
+const fn passing(name: &'static str, needs: Needs, make: fn(seed: u64) -> Box<dyn Fault>) -> Kind {
+    Kind {
+        name,
+        needs,
+        loses_copies: false,
+        make,
+    }
+}
+
+const fn losing(name: &'static str, needs: Needs, make: fn(seed: u64) -> Box<dyn Fault>) -> Kind {
+    Kind {
+        name,
+        needs,
+        loses_copies: true,
+        make,
+    }
+}
+
+use Needs::{Clocks, Processes, World};
+
+/// Every fault there is.
+#[rustfmt::skip]
+pub static KINDS: &[Kind] = &[
+    passing("kill", Processes, |seed| Box::new(Kill::new(seed, Target::Any))),
+    passing("kill-leader", Processes, |seed| Box::new(Kill::new(seed, Target::Leader))),
+    passing("stop", Processes, |seed| Box::new(Stop::new(seed, Target::Any))),
+    passing("stop-leader", Processes, |seed| Box::new(Stop::new(seed, Target::Leader))),
+    passing("pause", Processes, |seed| Box::new(Pause::new(seed, Target::Any))),
+    passing("pause-leader", Processes, |seed| Box::new(Pause::new(seed, Target::Leader))),
+    passing("flap", Processes, |seed| Box::new(Flap::new(seed, Target::Any))),
+    passing("power-cut", World, |seed| Box::new(PowerCut::new(seed, Target::Any))),
+    passing("power-cut-leader", World, |seed| Box::new(PowerCut::new(seed, Target::Leader))),
+    passing("power-cut-all", World, |seed| Box::new(PowerCut::new(seed, Target::All))),
+    passing("zone-loss", Processes, |seed| Box::new(ZoneLoss::new(seed))),
+    passing("isolate", World, |seed| Box::new(Partition::new(seed, Shape::Isolate(Target::Any)))),
+    passing("leader-alone", World, |seed| Box::new(Partition::new(seed, Shape::Isolate(Target::Leader)))),
+    passing("zone-away", World, |seed| Box::new(Partition::new(seed, Shape::Isolate(Target::Zone)))),
+    passing("halves", World, |seed| Box::new(Partition::new(seed, Shape::Halves))),
+    passing("deaf", World, |seed| Box::new(Partition::new(seed, Shape::Deaf(Target::Any)))),
+    passing("deaf-leader", World, |seed| Box::new(Partition::new(seed, Shape::Deaf(Target::Leader)))),
+    passing("mute", World, |seed| Box::new(Partition::new(seed, Shape::Mute(Target::Any)))),
+    passing("mute-leader", World, |seed| Box::new(Partition::new(seed, Shape::Mute(Target::Leader)))),
+    passing("ring", World, |seed| Box::new(Partition::new(seed, Shape::Ring))),
+    passing("bridge", World, |seed| Box::new(Partition::new(seed, Shape::Bridge))),
+    passing("delay", World, |seed| Box::new(Network::new(seed, Trouble::Delay))),
+    passing("loss", World, |seed| Box::new(Network::new(seed, Trouble::Loss))),
+    passing("duplicate", World, |seed| Box::new(Network::new(seed, Trouble::Duplicate))),
+    passing("reorder", World, |seed| Box::new(Network::new(seed, Trouble::Reorder))),
+    passing("rate", World, |seed| Box::new(Network::new(seed, Trouble::Rate))),
+    passing("names", World, |seed| Box::new(Names::new(seed))),
+    passing("disk-full", World, |seed| Box::new(DiskFull::bytes(seed))),
+    passing("inodes-full", World, |seed| Box::new(DiskFull::inodes(seed))),
+    passing("read-only", World, |seed| Box::new(ReadOnly::new(seed))),
+    passing("vanish", World, |seed| Box::new(Vanish::new(seed))),
+    losing("rot", World, |seed| Box::new(Rot::new(seed))),
+    losing("damage-journal", World, |seed| Box::new(Damage::new(seed, Part::Journal))),
+    losing("damage-tail", World, |seed| Box::new(Damage::new(seed, Part::Tail))),
+    losing("damage-snapshot", World, |seed| Box::new(Damage::new(seed, Part::Snapshot))),
+    losing("damage-state", World, |seed| Box::new(Damage::new(seed, Part::State))),
+    passing("clock", Clocks, |seed| Box::new(Clock::new(seed, Target::Any))),
+    passing("clock-all", Clocks, |seed| Box::new(Clock::new(seed, Target::All))),
+    losing("churn", Processes, |_| Box::new(Churn::new())),
+    losing("replace", Processes, |seed| Box::new(Replace::new(seed))),
+    losing("removed-returns", Processes, |seed| Box::new(RemovedReturns::new(seed))),
+    losing("old-image", World, |seed| Box::new(OldImage::new(seed))),
+    passing("starve-files", Processes, |seed| Box::new(Starve::new(seed, Scarce::Files))),
+    passing("starve-cpu", World, |seed| Box::new(Starve::new(seed, Scarce::Cpu))),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_used_once() {
+        for kind in KINDS {
+            let same = KINDS.iter().filter(|other| other.name == kind.name);
+            assert_eq!(same.count(), 1, "{}", kind.name);
+            assert!(find(kind.name).is_ok());
+        }
+        assert!(find("happiness").is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! A zone that is lost as a whole and comes back.
+
+use anyhow::Result;
+
+use super::{Fault, Target};
+use crate::{fleet::Fleet, seeded::Words};
+
+/// All nodes of a zone end in one instant: by a power cut where they have
+/// volumes of their own, else by `kill -9`.
+pub struct ZoneLoss {
+    words: Words,
+    victims: Vec<usize>,
+}
+
+impl ZoneLoss {
+    /// One whose zone follows from the seed.
+    pub fn new(seed: u64) -> ZoneLoss {
+        ZoneLoss {
+            words: Words::new(seed),
+            victims: Vec::new(),
+        }
+    }
+}
+
+impl Fault for ZoneLoss {
+    fn inject(&mut self, fleet: &mut Fleet) -> Result<()> {
+        self.victims = Target::Zone.pick(fleet, &mut self.words)?;
+        if fleet.has_world() {
+            return fleet.power_cut(&self.victims);
+        }
+        for number in &self.victims {
+            fleet.kill(*number);
+        }
+        Ok(())
+    }
+
+    fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
+        for number in self.victims.drain(..) {
+            fleet.revive(number)?;
+        }
+        Ok(())
+    }
+}
