@@ -123,6 +123,14 @@ impl ArtifactsClient {
             start,
             value,
         });
+        if let Err(refusal) = &answer
+            && refusal.is_absence()
+        {
+            let number = node.number;
+            self.tools.breach(format!(
+                "node {number} says that what it called present or took is absent: {refusal}"
+            ));
+        }
         if answer.is_ok() {
             let at = self.tools.clock.now();
             for name in names {

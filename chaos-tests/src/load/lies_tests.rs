@@ -56,10 +56,10 @@ fn honest_nodes_are_not_accused() {
         let exact = |history: &[Operation]| blobs::check(history, lie == Lie::None);
         let artifacts = Artifacts { keys: 5, pulls: 50 };
         for found in [
-            found(lie, Refs::new(5, 50), 600, linear::check),
-            found(lie, artifacts, 120, linear::check),
-            found(lie, Blobs::new(200_000), 500, exact),
-            found(lie, Presence::new(50, None), 3_000, exact),
+            found(lie, Refs::new(5, 50), 300, linear::check),
+            found(lie, artifacts, 80, linear::check),
+            found(lie, Blobs::new(200_000), 300, exact),
+            found(lie, Presence::new(50, None), 2_000, exact),
         ] {
             assert_eq!(found, None, "{lie:?}");
         }
@@ -77,7 +77,7 @@ fn lies_about_refs_are_noticed() {
         (Lie::WrongByte, "other bytes"),
     ] {
         let refs = Refs::new(5, 50);
-        check(lie, found(lie, refs, 600, linear::check), says);
+        check(lie, found(lie, refs, 300, linear::check), says);
     }
 }
 
@@ -90,7 +90,7 @@ fn lies_about_artifacts_are_noticed() {
         (Lie::TornUris, "have a violation"),
     ] {
         let artifacts = Artifacts { keys: 5, pulls: 50 };
-        check(lie, found(lie, artifacts, 200, linear::check), says);
+        check(lie, found(lie, artifacts, 120, linear::check), says);
     }
 }
 
@@ -105,7 +105,7 @@ fn lies_about_blobs_are_noticed() {
         (Lie::KeepsCuts, "other bytes"),
     ] {
         let judge = |history: &[Operation]| blobs::check(history, true);
-        check(lie, found(lie, Blobs::new(2_000_000), 500, judge), says);
+        check(lie, found(lie, Blobs::new(2_000_000), 300, judge), says);
     }
 }
 
@@ -117,6 +117,6 @@ fn lies_about_presence_are_noticed() {
         (Lie::WrongByte, "other bytes"),
     ] {
         let judge = |history: &[Operation]| blobs::check(history, true);
-        check(lie, found(lie, Presence::new(50, None), 3_000, judge), says);
+        check(lie, found(lie, Presence::new(50, None), 2_000, judge), says);
     }
 }
