@@ -1,7 +1,12 @@
-//! A cluster of real nodes on this machine, started by `weir dev`.
+//! A cluster of real nodes on this machine, started by `weir dev`; nodes may
+//! join it and leave it afterwards.
+
+mod members;
+mod status;
 
 use std::{
-    collections::BTreeMap,
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -11,10 +16,13 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 use serde::Deserialize;
-use weir_proto::reapi::{GetCapabilitiesRequest, capabilities_client::CapabilitiesClient};
 
+pub use self::{
+    members::{Output, swap_addresses, write_config},
+    status::{answers, row, status},
+};
 use crate::{
-    process::{Process, is_running, kill9, running_with, sweep},
+    process::{Process, kill9, running_with, sweep},
     program,
     trial::Trial,
     wait::until,
@@ -27,9 +35,6 @@ const READY_LIMIT: Duration = Duration::from_secs(90);
 /// From SIGTERM until `weir dev` and its nodes are gone.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
-/// One probe of a client port.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
-
 /// What `weir dev` is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -39,6 +44,9 @@ pub struct Options {
     pub zones: Vec<String>,
     /// Configuration of every node, as `("section.key", "value")`.
     pub settings: Vec<(String, String)>,
+    /// Folder within the trial's directory; of two clusters in one trial,
+    /// neither name may begin with the other.
+    pub folder: String,
 }
 
 impl Default for Options {
@@ -49,6 +57,7 @@ impl Default for Options {
             nodes: 3,
             zones,
             settings: Vec::new(),
+            folder: "cluster".into(),
         }
     }
 }
@@ -67,7 +76,7 @@ pub struct Node {
     pub client: String,
     /// URL of the port for health, metrics and the dashboard.
     pub admin: String,
-    /// Its data directory; `weir.toml` is in it.
+    /// Its folder: `weir.toml` and `data` are in it.
     pub dir: PathBuf,
 }
 
@@ -85,13 +94,17 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// Nodes that were started again by hand, by index.
     revived: BTreeMap<usize, Process>,
+    /// Nodes that were killed or have left, by index.
+    down: BTreeSet<usize>,
+    /// Commands run so far.
+    commands: Cell<u32>,
 }
 
 impl Cluster {
     /// Starts a cluster in the trial's directory and waits until every node
     /// serves.
     pub fn start(trial: &Trial, options: Options) -> Result<Cluster> {
-        let dir = trial.dir().join("cluster");
+        let dir = trial.dir().join(&options.folder);
         fs::create_dir_all(&dir)?;
         let trial = trial.clone();
         let mut cluster = Cluster {
@@ -101,6 +114,8 @@ impl Cluster {
             dev: None,
             nodes: Vec::new(),
             revived: BTreeMap::new(),
+            down: BTreeSet::new(),
+            commands: Cell::new(0),
         };
         cluster.start_dev()?;
         Ok(cluster)
@@ -127,9 +142,9 @@ impl Cluster {
         for (key, value) in &self.options.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
-        self.trial
-            .step(format!("starting {} nodes", self.options.nodes));
-        let log = self.trial.dir().join("dev.log");
+        let count = self.options.nodes;
+        self.trial.step(format!("starting {count} nodes"));
+        let log = self.dir.join("dev.log");
         let mut dev = Process::spawn(&self.trial, "weir dev", command, &log)?;
         let what = format!("{} to be written", ready.display());
         let file = until(what, READY_LIMIT, || {
@@ -143,6 +158,7 @@ impl Cluster {
             bail!("dev.json names {} nodes", found.nodes.len());
         }
         self.nodes = found.nodes;
+        self.down.clear();
         self.dev = Some(dev);
         Ok(())
     }
@@ -172,6 +188,7 @@ impl Cluster {
     pub fn kill9(&mut self, index: usize) -> Result<()> {
         self.trial
             .step(format!("kill -9 of {}", self.nodes[index].name));
+        self.down.insert(index);
         if let Some(mut process) = self.revived.remove(&index) {
             process.kill();
             return Ok(());
@@ -180,11 +197,9 @@ impl Cluster {
         kill9(&[node.pid], &self.dir).with_context(|| format!("kill -9 of {}", node.name))
     }
 
-    /// `kill -9` of every node in one call, then of `weir dev`: like a power
-    /// cut without the loss of what the kernel had not written.
-    ///
-    /// `weir dev` comes last, because the kernel tells its children to stop
-    /// in good order when it dies, which is what must not happen here.
+    /// `kill -9` of every node in one call, then of `weir dev` (whose death tells
+    /// its children to stop in good order): like a power cut without the loss of
+    /// what the kernel had not written.
     pub fn kill9_everything(&mut self) -> Result<()> {
         self.trial.step("kill -9 of every node at once");
         let dev = self.dev.take().context("weir dev does not run")?;
@@ -193,6 +208,7 @@ impl Cluster {
         kill9(&pids, &self.dir)?;
         drop(dev);
         self.revived.clear();
+        self.down.extend(0..self.nodes.len());
         Ok(())
     }
 
@@ -200,24 +216,26 @@ impl Cluster {
     /// its port for clients answers. `weir dev` reports a dead child and
     /// leaves it dead.
     pub fn start_again(&mut self, index: usize) -> Result<()> {
-        let node = &self.nodes[index];
-        self.trial.step(format!("starting {} again", node.name));
-        if is_running(node.pid) && running_with(&self.dir).contains(&node.pid) {
-            bail!("{} still runs", node.name);
+        self.start_all(&[index])
+    }
+
+    /// As [`Self::start_again`], several at once: they may need each other.
+    pub fn start_all(&mut self, indices: &[usize]) -> Result<()> {
+        let started: Result<Vec<_>> = indices
+            .iter()
+            .map(|index| Ok((*index, self.serve(*index)?)))
+            .collect();
+        for (index, mut process) in started? {
+            let node = &self.nodes[index];
+            let what = format!("{} to answer at {}", node.name, node.client);
+            until(what, READY_LIMIT, || {
+                process.still_runs()?;
+                Ok(answers(&node.client)?.then_some(()))
+            })
+            .map_err(|error| anyhow!("{error:#}\n{}", process.tail()))?;
+            self.revived.insert(index, process);
+            self.down.remove(&index);
         }
-        let mut command = Command::new(program::weir(&self.trial)?);
-        command
-            .args(["serve", "--config"])
-            .arg(node.dir.join("weir.toml"));
-        let log = self.trial.dir().join(format!("{}-again.log", node.name));
-        let mut process = Process::spawn(&self.trial, &node.name, command, &log)?;
-        let what = format!("{} to answer at {}", node.name, node.client);
-        until(what, READY_LIMIT, || {
-            process.still_runs()?;
-            Ok(answers(&node.client)?.then_some(()))
-        })
-        .map_err(|error| anyhow!("{error:#}\n{}", process.tail()))?;
-        self.revived.insert(index, process);
         Ok(())
     }
 
@@ -263,23 +281,4 @@ impl Drop for Cluster {
         self.revived.clear();
         sweep(&self.dir);
     }
-}
-
-/// Whether a server answers GetCapabilities at `url`. Every refusal counts as
-/// "not yet"; the error is only for this machine's own trouble.
-pub fn answers(url: &str) -> Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let url = url.to_owned();
-    let probe = async move {
-        let mut client = CapabilitiesClient::connect(url).await.ok()?;
-        client
-            .get_capabilities(GetCapabilitiesRequest::default())
-            .await
-            .ok()
-    };
-    Ok(runtime
-        .block_on(async { tokio::time::timeout(PROBE_LIMIT, probe).await })
-        .is_ok_and(|answer| answer.is_some()))
 }

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  Trial ── watchdog, progress lines, a directory, the list of process groups
-//!    ├── Cluster ── `weir dev`, its nodes, kill -9, start again, stop
+//!    ├── Cluster ── `weir dev`, its nodes, kill -9, start again, stop;
+//!    │               nodes that join, drain, are removed and replaced; status
+//!    ├── Gate ── which nodes clients may use; Workload and Builds go through it
 //!    └── Machine ── one developer's machine: a BuildStream with caches of its own
 //! ```
 //!
@@ -16,12 +18,15 @@
 //!
 //! Not promised: timing. No test here asserts how long anything took.
 
+pub mod builds;
 pub mod buildstream;
 pub mod cluster;
+pub mod gate;
 pub mod history;
 pub mod invariants;
 pub mod load;
 pub mod oracle;
+pub mod probe;
 pub mod process;
 pub mod program;
 pub mod seeded;

@@ -32,7 +32,7 @@ pub fn weir(trial: &Trial) -> Result<PathBuf> {
 }
 
 /// Where cargo puts what it builds: `target`, or `CARGO_TARGET_DIR`. The test
-/// program lies in `<target>/<profile>/deps`.
+/// program lies in `<target>/<profile>/deps`, an example beside that.
 pub fn target_dir() -> Result<PathBuf> {
     Ok(profile_dir()?
         .parent()
@@ -43,7 +43,7 @@ pub fn target_dir() -> Result<PathBuf> {
 fn profile_dir() -> Result<PathBuf> {
     let me = env::current_exe()?;
     let deps = me.parent().context("the test program is in no directory")?;
-    let profile = if deps.ends_with("deps") {
+    let profile = if deps.ends_with("deps") || deps.ends_with("examples") {
         deps.parent()
     } else {
         Some(deps)

@@ -6,9 +6,11 @@
 //! references. URIs and contents are never used twice, so that a push whose
 //! outcome is unknown (its node was killed) cannot be mistaken for another.
 
+mod calls;
+
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -16,40 +18,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
-use weir_proto::{
-    asset::{
-        FetchBlobRequest, PushBlobRequest, fetch_client::FetchClient, push_client::PushClient,
-    },
-    reapi::{
-        BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest,
-        batch_update_blobs_request::Request,
-        content_addressable_storage_client::ContentAddressableStorageClient,
-    },
-};
+use weir_proto::reapi::Digest;
 
-use crate::{
-    seeded::{Words, bytes},
-    wait::until,
-};
-
-/// Blobs of one push.
-const BLOBS: usize = 8;
-
-/// Largest blob of a push: eight of them stay far below one message.
-const BLOB_BYTES: usize = 20_000;
-
-/// Longest call. A ref call may wait some seconds for an election.
-const CALL_LIMIT: Duration = Duration::from_secs(20);
+use crate::{gate::Gate, seeded::Words, wait::until};
 
 /// From a start until everything is confirmed: nodes may still recover and
 /// elect.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(60);
+
+/// Rest of a light load between two pushes.
+const REST: Duration = Duration::from_millis(100);
 
 /// One acknowledged push.
 #[derive(Clone, Debug)]
@@ -65,53 +44,102 @@ pub struct Ledger {
 
 /// A workload that runs until it is finished or dropped.
 pub struct Workload {
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<Vec<Pushed>>>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    // Std mutexes: held to push and to copy, never across an await.
+    acknowledged: Mutex<Vec<Pushed>>,
+    /// The first read that contradicts what was acknowledged.
+    broken: Mutex<Option<String>>,
 }
 
 impl Workload {
     /// Starts pushing, each push through the next of `urls`. A push that
     /// fails is not tried again and does not count.
     pub fn start(urls: Vec<String>, seed: u64) -> Result<Workload> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let acknowledged = Arc::new(Mutex::new(Vec::new()));
+        let mut turns = urls.into_iter().cycle();
+        Workload::spawn(move |shared, runtime| {
+            let mut words = Words::new(seed);
+            for number in 0.. {
+                let Some(url) = turns.next().filter(|_| !shared.is_stopped()) else {
+                    return;
+                };
+                let push = calls::push(&url, &mut words, seed, number);
+                if let Ok(done) = runtime.block_on(push) {
+                    lock(&shared.acknowledged).push(done);
+                }
+            }
+        })
+    }
+
+    /// Starts a light load: a push through one of the open nodes, then the
+    /// blobs of an earlier push read through another, then a rest. A node that
+    /// says of acknowledged blobs that they are not there, or sends other
+    /// bytes, breaks the workload, which [`finish`](Self::finish) tells.
+    pub fn light(gate: Arc<Gate>, seed: u64) -> Result<Workload> {
+        Workload::spawn(move |shared, runtime| {
+            let mut words = Words::new(seed);
+            for number in 0.. {
+                if shared.is_stopped() {
+                    return;
+                }
+                runtime.block_on(async { tokio::time::sleep(REST).await });
+                let urls = gate.urls();
+                if urls.is_empty() {
+                    continue;
+                }
+                let url = &urls[number % urls.len()];
+                let push = calls::push(url, &mut words, seed, number);
+                if let Ok(done) = runtime.block_on(push) {
+                    lock(&shared.acknowledged).push(done);
+                }
+                let so_far = lock(&shared.acknowledged).len();
+                if so_far > 0 {
+                    let earlier = lock(&shared.acknowledged)[words.below(so_far)].clone();
+                    let url = &urls[words.below(urls.len())];
+                    shared.note(url, &earlier, runtime.block_on(calls::read(url, &earlier)));
+                }
+            }
+        })
+    }
+
+    fn spawn(work: impl FnOnce(&Shared, &Runtime) + Send + 'static) -> Result<Workload> {
+        let shared = Arc::new(Shared::default());
         let runtime = runtime()?;
-        let (stopped, ledger) = (stop.clone(), acknowledged.clone());
+        let inner = shared.clone();
         let thread = thread::Builder::new()
             .name("workload".into())
-            .spawn(move || {
-                let mut words = Words::new(seed);
-                for (number, url) in urls.iter().cycle().enumerate() {
-                    if stopped.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let push = runtime.block_on(push(url, &mut words, seed, number));
-                    if let Ok(done) = push {
-                        ledger
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(done);
-                    }
-                }
-            })?;
+            .spawn(move || work(&inner, &runtime))?;
         Ok(Workload {
-            stop,
-            acknowledged,
+            shared,
             thread: Some(thread),
         })
+    }
+
+    /// How many pushes were acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        lock(&self.shared.acknowledged).len()
     }
 
     /// Waits until so many pushes were acknowledged.
     pub fn reach(&self, count: usize, limit: Duration) -> Result<()> {
         until(format!("{count} acknowledged pushes"), limit, || {
-            Ok((self.acknowledged().len() >= count).then_some(()))
+            self.shared.check()?;
+            ensure!(
+                self.thread.as_ref().is_some_and(|one| !one.is_finished()),
+                "the workload has ended"
+            );
+            Ok((self.acknowledged() >= count).then_some(()))
         })
     }
 
     /// Stops and hands over what was acknowledged.
     pub fn finish(mut self) -> Result<Ledger> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         let thread = self
             .thread
             .take()
@@ -119,23 +147,43 @@ impl Workload {
         thread
             .join()
             .map_err(|_| anyhow!("the workload panicked"))?;
-        Ok(Ledger {
-            pushes: self.acknowledged().clone(),
-        })
+        self.shared.check()?;
+        let pushes = lock(&self.shared.acknowledged).clone();
+        Ok(Ledger { pushes })
+    }
+}
+
+impl Shared {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
-    fn acknowledged(&self) -> std::sync::MutexGuard<'_, Vec<Pushed>> {
-        // The list is whole after a panic elsewhere: it only grows by `push`.
-        self.acknowledged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn note(&self, url: &str, push: &Pushed, read: Result<()>) {
+        if let Err(error) = read
+            && !calls::is_not_now(&error)
+        {
+            let text = format!("{url}, reading {}: {error:#}", push.uris[0]);
+            lock(&self.broken).get_or_insert(text);
+        }
     }
+
+    fn check(&self) -> Result<()> {
+        match lock(&self.broken).as_ref() {
+            Some(broken) => bail!("{broken}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is in them is whole after a panic elsewhere: each change is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Workload {
     /// Ends the thread after the call that it is in; nobody waits for it.
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -160,14 +208,21 @@ impl Ledger {
             until(
                 format!("{} to be confirmed by {url}", push.uris[0]),
                 CONFIRM_LIMIT,
-                || match runtime.block_on(confirm(url, push)) {
+                || match runtime.block_on(calls::confirm(url, push)) {
                     Ok(()) => Ok(Some(())),
-                    Err(error) if is_not_now(&error) => Ok(None),
+                    Err(error) if calls::is_not_now(&error) => Ok(None),
                     Err(error) => Err(error.context(format!("{} at {url}", push.uris[0]))),
                 },
             )?;
         }
         Ok(())
+    }
+
+    /// Insists that the node at `url`, of another cluster, knows none of it.
+    pub fn confirm_absent(&self, url: &str) -> Result<()> {
+        let runtime = runtime()?;
+        let mut pushes = self.pushes.iter();
+        pushes.try_for_each(|push| runtime.block_on(calls::confirm_absent(url, push)))
     }
 }
 
@@ -175,124 +230,4 @@ fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?)
-}
-
-fn channel(url: &str) -> Result<Channel> {
-    Ok(Endpoint::from_shared(url.to_owned())?
-        .timeout(CALL_LIMIT)
-        .connect_lazy())
-}
-
-fn is_not_now(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<tonic::Status>().is_some_and(|status| {
-        matches!(
-            status.code(),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
-        )
-    })
-}
-
-fn digest(data: &[u8]) -> Digest {
-    let hash = Sha256::digest(data)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Digest {
-        hash,
-        size_bytes: data.len() as i64,
-    }
-}
-
-async fn push(url: &str, words: &mut Words, seed: u64, number: usize) -> Result<Pushed> {
-    let contents: Vec<Vec<u8>> = (0..BLOBS)
-        .map(|_| {
-            let count = 1 + words.below(BLOB_BYTES);
-            bytes(words.next().unwrap_or_default(), count)
-        })
-        .collect();
-    let channel = channel(url)?;
-    let blobs: Vec<Digest> = contents.iter().map(|data| digest(data)).collect();
-    let requests = contents
-        .into_iter()
-        .zip(&blobs)
-        .map(|(data, digest)| Request {
-            digest: Some(digest.clone()),
-            data: data.into(),
-            ..Default::default()
-        })
-        .collect();
-    let mut cas = ContentAddressableStorageClient::new(channel.clone());
-    let update = BatchUpdateBlobsRequest {
-        requests,
-        ..Default::default()
-    };
-    for answer in cas.batch_update_blobs(update).await?.into_inner().responses {
-        if let Some(status) = answer.status.filter(|status| status.code != 0) {
-            bail!("{}", status.message);
-        }
-    }
-    let uris: Vec<String> = ["strong", "weak"]
-        .map(|key| {
-            format!("urn:fdc:buildstream.build:2020:artifact:workload/{seed}/{key}-{number}")
-        })
-        .to_vec();
-    let request = PushBlobRequest {
-        uris: uris.clone(),
-        blob_digest: Some(blobs[0].clone()),
-        references_blobs: blobs[1..].to_vec(),
-        ..Default::default()
-    };
-    PushClient::new(channel).push_blob(request).await?;
-    Ok(Pushed { uris, blobs })
-}
-
-async fn confirm(url: &str, push: &Pushed) -> Result<()> {
-    let channel = channel(url)?;
-    let mut fetch = FetchClient::new(channel.clone());
-    for uri in &push.uris {
-        let request = FetchBlobRequest {
-            uris: vec![uri.clone()],
-            ..Default::default()
-        };
-        let answer = fetch.fetch_blob(request).await?.into_inner();
-        let code = answer.status.map_or(0, |status| status.code);
-        ensure!(code == 0, "fetch of {uri} says code {code}");
-        ensure!(
-            answer.blob_digest.as_ref() == Some(&push.blobs[0]),
-            "{uri} names another blob"
-        );
-    }
-    let mut cas = ContentAddressableStorageClient::new(channel);
-    let find = FindMissingBlobsRequest {
-        blob_digests: push.blobs.clone(),
-        ..Default::default()
-    };
-    let missing = cas
-        .find_missing_blobs(find)
-        .await?
-        .into_inner()
-        .missing_blob_digests;
-    ensure!(
-        missing.is_empty(),
-        "{} of {} blobs are missing",
-        missing.len(),
-        push.blobs.len()
-    );
-    let read = BatchReadBlobsRequest {
-        digests: push.blobs.clone(),
-        ..Default::default()
-    };
-    let answers = cas.batch_read_blobs(read).await?.into_inner().responses;
-    for blob in &push.blobs {
-        let answer = answers
-            .iter()
-            .find(|answer| answer.digest.as_ref() == Some(blob));
-        let answer = answer.with_context(|| format!("no answer for {}", blob.hash))?;
-        ensure!(
-            digest(&answer.data) == *blob,
-            "other bytes than those of {}",
-            blob.hash
-        );
-    }
-    Ok(())
 }

@@ -3,12 +3,14 @@
 //! Three floors, arrows downward only:
 //!
 //! - **policy** is synchronous and pure: [`state`], [`membership`], [`ring`],
-//!   [`placement`], [`replication::quorum`], [`replication::read_order`];
+//!   [`placement`], [`replication::quorum`], [`replication::read_order`],
+//!   [`repair::plan`], [`repair::ballot`], [`repair::budget`];
 //! - **seams** are traits that the node or the network implement:
-//!   [`blob::BlobStore`], [`peer::Peers`], [`raft::Consensus`], and
+//!   [`blob::BlobStore`], [`blob::Inventory`], [`peer::Peers`],
+//!   [`raft::Consensus`], and
 //!   [`journal::disk::Disk`] under everything that writes files;
 //! - **shell** is the dull code around them: [`journal`], [`replication`],
-//!   [`raft`], [`peer`].
+//!   [`raft`], [`peer`], [`repair`].
 //!
 //! [`words`] holds the vocabulary that all of them share.
 
@@ -18,6 +20,7 @@ pub mod membership;
 pub mod peer;
 pub mod placement;
 pub mod raft;
+pub mod repair;
 pub mod replication;
 pub mod ring;
 pub mod state;

@@ -96,7 +96,7 @@ async fn start() -> (BTreeMap<u64, Node>, watch::Sender<Arc<ClusterState>>) {
             view: views.clone(),
             report,
             offered: mpsc::channel(16).0,
-            check_in: Arc::new(|_, _| CheckIn::Welcome),
+            check_in: Arc::new(|_, _| CheckIn::Welcome { by_leader: false }),
             scrub: Arc::new(|| {}),
         });
         let server = transport()

@@ -10,38 +10,46 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context;
-use tokio::sync::mpsc;
+use anyhow::{Context, anyhow};
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 use weir_cluster::{
     NodeId,
     blob::BlobStore,
-    journal::disk::{Disk, RealDisk},
-    membership::check_in,
+    journal::{
+        JournalError,
+        disk::{Disk, RealDisk},
+        reserve::ReservedDisk,
+    },
     peer::{
         Peers,
         client::GrpcPeers,
         dial::plain,
-        server::{PeerParts, PeerService, ReportSource},
+        identity::Removal,
+        server::{PeerParts, PeerService, ReportSource, ScrubTrigger},
     },
     placement::view,
-    raft::{Consensus, LogStore, RaftConsensus, Setup},
+    raft::{Barred, Consensus, LogStore, RaftConsensus, Setup},
     replication::Replicated,
-    state::{Command, Member, MemberStatus},
+    state::{Command, Member, MemberStatus, Response},
 };
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, AdminParts},
     api::{self, ApiParts},
     config::{AdvertiseConfig, Config},
-    data_dir::{DataDir, Identity, Origin},
+    data_dir::{Boots, DataDir, Identity, Origin},
     store::LocalStore,
+    upkeep::{self, UpkeepParts},
 };
 
 /// Before a node tells its address again to a cluster without a leader.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the room kept for Raft is looked after.
+const REFILL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A running node, without its sockets.
 pub struct Node {
@@ -62,10 +70,19 @@ pub struct NodeRoutes {
 impl Node {
     /// Opens what is on disk and puts the parts together. Nothing is served and
     /// no other node is waited for.
-    pub async fn start(config: &Config, data: &DataDir) -> anyhow::Result<(Self, NodeRoutes)> {
+    pub async fn start(
+        config: &Config,
+        data: &DataDir,
+    ) -> anyhow::Result<(Self, NodeRoutes, Boots)> {
         let identity = data.identity().clone();
         let (cluster, me) = (identity.cluster, identity.node);
         let member = member(config);
+
+        // First, since it makes room on a full disk.
+        let raft_dir = data.subfolder("raft")?;
+        let (raft, log) = open_raft(&raft_dir, &identity.name).await?;
+        tokio::spawn(keep_reserve(raft.clone()));
+        let boots = data.begin_boot()?;
 
         let blobs = disk(&data.subfolder("blobs")?);
         let store_config = config.store.clone();
@@ -74,25 +91,31 @@ impl Node {
             .await?
             .context("cannot open the blob store")?;
 
-        let raft = disk(&data.subfolder("raft")?);
-        let journal = Arc::clone(&raft);
-        let log = tokio::task::spawn_blocking(move || LogStore::open(journal, Default::default()))
-            .await?
-            .context("cannot open the Raft journal")?;
+        let removal = Removal::default();
         let setup = Setup {
             cluster,
             me,
             config: config.raft.clone(),
-            disk: raft,
+            disk: Arc::new(raft.clone()),
             state_dir: data.subfolder("state")?,
             dial: plain(),
+            removal: removal.clone(),
         };
         let consensus = RaftConsensus::start(setup, log).await?;
 
         let view = view::watch(me, consensus.state());
-        let peers: Arc<dyn Peers> = Arc::new(GrpcPeers::new(me, consensus.state(), plain()));
+        let peers = GrpcPeers::new(me, consensus.state(), plain()).listening(removal);
+        let peers: Arc<dyn Peers> = Arc::new(peers);
         let local: Arc<dyn BlobStore> = Arc::clone(&store) as _;
-        let replicated = Replicated::new(me, local.clone(), Arc::clone(&peers), view.clone());
+        let replicated = Replicated::new(me, local, Arc::clone(&peers), view.clone());
+        let parts = UpkeepParts {
+            me,
+            store: Arc::clone(&store),
+            peers: Arc::clone(&peers),
+            consensus: Arc::clone(&consensus) as _,
+            view: view.clone(),
+        };
+        let (repair, offered) = upkeep::start(parts, &replicated);
         let api = api::services(ApiParts {
             store: Arc::new(replicated),
             consensus: Arc::clone(&consensus) as _,
@@ -101,8 +124,18 @@ impl Node {
         .await?;
 
         let reporting = Arc::clone(&store);
-        let report: ReportSource = Arc::new(move || reporting.report());
-        let (offered, _offers) = mpsc::channel(16);
+        let report: ReportSource = Arc::new(move || {
+            let mut report = reporting.report();
+            report.repair = repair.report();
+            let lacking = raft.lacking();
+            if lacking > 0 && report.volume == "ok" {
+                let mib = lacking >> 20;
+                report.volume = format!("full: {mib} MiB kept for raft are in use or lacking");
+            }
+            report
+        });
+        let scrubbing = Arc::clone(&store);
+        let scrub: ScrubTrigger = Arc::new(move || scrubbing.scrub_now());
         let checking = Arc::clone(&consensus);
         let peer = PeerService::new(PeerParts {
             cluster,
@@ -111,19 +144,18 @@ impl Node {
             view: view.clone(),
             report: Arc::clone(&report),
             offered,
-            check_in: Arc::new(move |node, start| {
-                check_in(&checking.state().borrow(), node, start, None)
-            }),
-            scrub: Arc::new(|| {}),
+            check_in: Arc::new(move |node, start| checking.check_in(node, start)),
+            scrub: Arc::clone(&scrub),
         });
-        let admin = Admin {
+        let admin = Admin::start(AdminParts {
             me,
             cluster,
             consensus: Arc::clone(&consensus) as _,
             view,
             peers,
             report,
-        };
+            scrub,
+        });
         let routes = NodeRoutes {
             client: api.routes,
             peer: Routes::new(peer.into_server()).add_service(consensus.service()),
@@ -136,23 +168,34 @@ impl Node {
             consensus,
             health: api.health,
         };
-        Ok((node, routes))
+        Ok((node, routes, boots))
     }
 
-    /// Begins to take part in the cluster, in the background: founds it, or
-    /// tells it where this node is reached now.
-    pub fn take_part(&self) {
+    /// Begins to take part in the cluster, in the background: checks in, founds
+    /// the cluster if it is to, and announces this start. What is returned ends
+    /// when this node may not take part, or no longer.
+    pub fn take_part(&self, boots: Boots) -> JoinHandle<anyhow::Error> {
         let consensus = Arc::clone(&self.consensus);
         let (identity, member) = (self.identity.clone(), self.member.clone());
         tokio::spawn(async move {
-            if let Origin::Founder { settings } = identity.origin {
-                while let Err(error) = consensus.found(settings.clone(), member.clone()).await {
-                    info!(%error, "the cluster is not founded yet");
-                    tokio::time::sleep(ANNOUNCE_RETRY).await;
-                }
+            let start = boots.start().clone();
+            if let Err(barred) = consensus.arrive(&start).await {
+                return barred.into();
             }
-            announce(&consensus, identity.node, &member).await;
-        });
+            let founding_and_announcing = async {
+                if let Origin::Founder { settings } = identity.origin {
+                    while let Err(error) = consensus.found(settings.clone(), member.clone()).await {
+                        info!(%error, "the cluster is not founded yet");
+                        tokio::time::sleep(ANNOUNCE_RETRY).await;
+                    }
+                }
+                announce(&consensus, identity.node, &member, boots).await
+            };
+            tokio::select! {
+                error = founding_and_announcing => error,
+                barred = consensus.expelled(&start) => barred.into(),
+            }
+        })
     }
 
     /// Tells clients and the other nodes that this node goes.
@@ -179,6 +222,45 @@ fn disk(root: &Path) -> Arc<dyn Disk> {
     Arc::new(RealDisk::new(root))
 }
 
+/// Opens what Raft must not lose. Damage is an error that says what to do.
+async fn open_raft(dir: &Path, name: &str) -> anyhow::Result<(ReservedDisk, LogStore)> {
+    let plain = disk(dir);
+    let opening = move || -> anyhow::Result<_> {
+        let disk = ReservedDisk::open(plain, ReservedDisk::DEFAULT_BYTES)
+            .context("cannot keep room for Raft")?;
+        let log = LogStore::open(Arc::new(disk.clone()), Default::default())?;
+        Ok((disk, log))
+    };
+    let opened = tokio::task::spawn_blocking(opening).await?;
+    opened.map_err(|error| {
+        let damaged = matches!(error.downcast_ref(), Some(JournalError::Damaged { .. }));
+        let what = format!("cannot open the Raft journal in {}", dir.display());
+        if !damaged {
+            return error.context(what);
+        }
+        anyhow!(
+            "{what}: {error}. Do this: run `weir node remove --dead {name}` on another node of \
+             the cluster, choose an empty folder as node.data, and run `weir join`. The other \
+             nodes have all that was agreed, and this one gets its blobs from them"
+        )
+    })
+}
+
+/// Takes the room kept for Raft back when there is some again.
+async fn keep_reserve(raft: ReservedDisk) {
+    loop {
+        tokio::time::sleep(REFILL_INTERVAL).await;
+        let raft = raft.clone();
+        // It blocks for one call to the file system.
+        if tokio::task::spawn_blocking(move || raft.refill())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
 /// This node's row of the node table.
 fn member(config: &Config) -> Member {
     let (node, told, listen) = (&config.node, &config.advertise, &config.listen);
@@ -196,47 +278,48 @@ fn member(config: &Config) -> Member {
     }
 }
 
-/// Tells the cluster where this node is reached, unless it knows.
-async fn announce(consensus: &RaftConsensus, me: NodeId, member: &Member) {
-    loop {
-        // What is applied here may be old: this node may have been away.
-        if consensus.barrier().await.is_err() {
-            tokio::time::sleep(ANNOUNCE_RETRY).await;
-            continue;
+/// Tells the cluster that this node has started, and where it is reached.
+/// Ends only if that is refused: the node may not take part.
+async fn announce(
+    consensus: &RaftConsensus,
+    me: NodeId,
+    member: &Member,
+    mut boots: Boots,
+) -> anyhow::Error {
+    let command = Command::Announce {
+        id: me,
+        peer_address: member.peer_address.clone(),
+        client_address: member.client_address.clone(),
+        admin_address: member.admin_address.clone(),
+        boot: boots.start().boot,
+        known_boots: boots.start().known_boots.clone(),
+    };
+    // Not after a barrier: where the leader does not know this node's address
+    // yet, nothing new is applied here before it has been told.
+    let refusal = loop {
+        match consensus.propose(command.clone()).await {
+            Ok(Response::Done { .. }) => break None,
+            Ok(Response::Refused { reason }) => break Some(reason),
+            Err(error) => info!(%error, "the cluster does not know of this start yet"),
         }
-        let state = consensus.state().borrow().clone();
-        let Some(known) = state.members.get(&me) else {
-            warn!("this node is not in the node table: was it removed from the cluster?");
-            return;
-        };
-        if known.zone != member.zone || known.host != member.host || known.weight != member.weight {
-            warn!("zone, host or weight in weir.toml differ from the node table, which counts");
+        tokio::time::sleep(ANNOUNCE_RETRY).await;
+    };
+    if let Some(why) = refusal {
+        if consensus.state().borrow().removed.contains(&me) {
+            return Barred::Removed { node: me }.into();
         }
-        let here = [
-            &member.peer_address,
-            &member.client_address,
-            &member.admin_address,
-        ];
-        if here
-            == [
-                &known.peer_address,
-                &known.client_address,
-                &known.admin_address,
-            ]
-        {
-            return;
-        }
-        let command = Command::Announce {
-            id: me,
-            peer_address: member.peer_address.clone(),
-            client_address: member.client_address.clone(),
-            admin_address: member.admin_address.clone(),
-            boot: 1,
-            known_boots: Vec::new(),
-        };
-        match consensus.propose(command).await {
-            Ok(_) => return info!("the cluster knows this node's addresses"),
-            Err(error) => info!(%error, "the cluster does not know this node's addresses yet"),
-        }
+        return Barred::Outdated { node: me, why }.into();
     }
+    info!("the cluster knows of this start and this node's addresses");
+    if let Some(known) = consensus.state().borrow().members.get(&me)
+        && (known.zone != member.zone || known.host != member.host || known.weight != member.weight)
+    {
+        warn!("zone, host or weight in weir.toml differ from the node table, which counts");
+    }
+    // A mark that is not written costs nothing but memory of older starts.
+    let marked = tokio::task::spawn_blocking(move || boots.announced()).await;
+    if let Ok(Err(error)) = marked {
+        warn!(%error, "cannot take down that this start is known");
+    }
+    std::future::pending().await
 }

@@ -13,3 +13,4 @@ pub mod serve;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+mod upkeep;

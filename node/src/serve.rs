@@ -26,7 +26,7 @@ use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     assemble::Node,
@@ -61,14 +61,15 @@ struct Served {
     stop: CancellationToken,
 }
 
-/// Runs a node until SIGTERM or SIGINT.
+/// Runs a node until SIGTERM or SIGINT, or until it may not take part any more:
+/// that is an error.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     raise_open_files();
     let data = DataDir::open(&config.node.data)?;
     let sockets = Sockets::open(&config.listen).await?;
-    let (node, routes) = Node::start(&config, &data).await?;
+    let (node, routes, boots) = Node::start(&config, &data).await?;
     // Peers first: this node may have to take part in an election before it
     // can serve anybody.
     let peer = Served::start(sockets.peer, routes.peer);
@@ -82,10 +83,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         admin = %config.listen.admin,
         "serving"
     );
-    node.take_part();
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let mut taking_part = node.take_part(boots);
+    let barred = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        barred = &mut taking_part => Some(barred?),
+    };
+    taking_part.abort();
+    if let Some(error) = &barred {
+        error!(%error, "this node may not take part in the cluster");
     }
     info!("stopping");
     node.leave().await;
@@ -95,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     admin.stop().await;
     node.close().await?;
     info!("stopped");
-    Ok(())
+    barred.map_or(Ok(()), Err)
 }
 
 /// Allows as many open files as the system grants. The store keeps each segment

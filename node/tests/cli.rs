@@ -239,3 +239,101 @@ fn a_cluster_begins_by_init_and_grows_by_join() {
         node.stop();
     }
 }
+
+#[test]
+fn a_damaged_raft_log_stops_the_node_and_says_how_to_go_on() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::new(root.path(), "n1");
+    let config = node.config();
+    succeeds(&["init", "--config", &config]);
+    node.serve();
+    node.status(|status| status["nodes"][0]["state"] == "active");
+    node.stop();
+    let log = Path::new(&node.data()).join("raft/log");
+    let file = fs::read_dir(log).unwrap().next().unwrap().unwrap().path();
+    let whole = fs::read(&file).unwrap();
+    // The first record, which is the vote, and one of the entries behind it.
+    for at in [40 + 20, 40 + 100] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        fs::write(&file, &bytes).unwrap();
+        let output = weir(&["serve", "--config", &config]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        for part in [
+            file.file_name().unwrap().to_str().unwrap(),
+            "damaged at offset",
+            "weir node remove --dead n1",
+            "weir join",
+        ] {
+            assert!(text.contains(part), "no {part:?} in: {text}");
+        }
+        assert_eq!(fs::read(&file).unwrap(), bytes, "it was changed");
+    }
+    // As it was, it starts.
+    fs::write(&file, &whole).unwrap();
+    node.serve();
+    node.status(|status| status["leader"] == "n1");
+    node.stop();
+}
+
+#[test]
+fn an_older_copy_of_a_node_ends_with_what_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let mut nodes = ["n1", "n2"].map(|name| Node::new(root.path(), name));
+    succeeds(&["init", "--config", &nodes[0].config()]);
+    nodes[0].serve();
+    nodes[0].status(|status| status["leader"] == "n1");
+    let admin = nodes[0].admin.clone();
+    let config = nodes[1].config();
+    succeeds(&["join", "--config", &config, "--node", &admin]);
+    let both_active = |status: &Value| {
+        let rows = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+        rows.len() == 2 && rows.iter().all(|row| row["state"] == "active")
+    };
+    let announced = |node: &Node| {
+        let began = Instant::now();
+        let log = node.dir.join("log");
+        while !fs::read_to_string(&log)
+            .unwrap()
+            .contains("knows of this start")
+        {
+            assert!(began.elapsed() < LIMIT, "this start is not announced");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // Twice, and a copy between.
+    nodes[1].serve();
+    nodes[1].status(both_active);
+    announced(&nodes[1]);
+    nodes[1].stop();
+    let data = PathBuf::from(nodes[1].data());
+    let copy = root.path().join("copy");
+    copy_dir(&data, &copy);
+    nodes[1].serve();
+    announced(&nodes[1]);
+    nodes[1].stop();
+    fs::remove_dir_all(&data).unwrap();
+    copy_dir(&copy, &data);
+    let output = weir(&["serve", "--config", &config]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("is an older copy"), "{text}");
+    assert!(text.contains("weir join"), "{text}");
+    nodes[0].stop();
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, to) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if from.is_dir() {
+            copy_dir(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+}

@@ -94,6 +94,15 @@ impl Machine {
         self.artifact(project, "pull", element, deps)
     }
 
+    /// As [`Self::pull`], but what the server does not show counts as no
+    /// fault; says whether all was pulled.
+    pub fn try_pull(&self, project: &Project, element: &str, deps: Deps) -> Result<bool> {
+        let words = ["artifact", "pull", "--deps", deps.word(), element];
+        let queues = self.bst(project, &words)?;
+        queues.insist_none_failed("Pull")?;
+        Ok(queues.insist("Pull", expected(deps), 0).is_ok())
+    }
+
     fn artifact(&self, project: &Project, verb: &str, element: &str, deps: Deps) -> Result<()> {
         let words = [verb, "--deps", deps.word(), element];
         let queues = match self.bst.release {
@@ -222,6 +231,19 @@ impl Queues {
         if line != wanted {
             bail!(
                 "{}: the {name} queue says \"{line}\", not \"{wanted}\"\n{}",
+                self.title,
+                tail(&self.log, 60)
+            );
+        }
+        Ok(())
+    }
+
+    /// Insists that the queue `name` failed for no element.
+    pub fn insist_none_failed(&self, name: &str) -> Result<()> {
+        let line = self.line(name).unwrap_or("nothing");
+        if !line.ends_with(", failed 0") {
+            bail!(
+                "{}: the {name} queue says \"{line}\"\n{}",
                 self.title,
                 tail(&self.log, 60)
             );

@@ -103,8 +103,15 @@ impl Project {
     /// Gives `src.bst` and `app.bst` new contents and with them new keys;
     /// most small files and the large one stay as they are.
     pub fn change(&self) -> Result<()> {
+        self.change_to(0)
+    }
+
+    /// As [`Self::change`], to one of many contents. Going back to one that
+    /// was there before brings its keys back.
+    pub fn change_to(&self, variant: u64) -> Result<()> {
         let file = self.dir.join("files/src/changed");
-        Ok(fs::write(file, bytes(self.seed ^ 0x5eed, 70_000))?)
+        let seed = self.seed ^ 0x5eed ^ variant << 32;
+        Ok(fs::write(file, bytes(seed, 70_000))?)
     }
 
     /// Takes the archive of `src.bst` off its server: from now on only a

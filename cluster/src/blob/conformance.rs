@@ -1,5 +1,9 @@
 //! What every [`BlobStore`] keeps, as one suite that each of them runs.
 
+mod inventory;
+
+pub use inventory::check_inventory;
+
 use bytes::Bytes;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 

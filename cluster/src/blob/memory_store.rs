@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{Digest, Error, Slot};
 
-/// Keeps every blob for ever. Clones share their content.
+/// Keeps every blob for ever and knows no leases. Clones share their content.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     // A std mutex: held for map operations only, never across an await.
@@ -26,20 +26,36 @@ pub struct MemoryStore {
 struct Content {
     blobs: BTreeMap<Digest, Bytes>,
     changes: u64,
+    bytes: u64,
+    /// Beyond it uploads are refused, see [`MemoryStore::set_limit`].
+    limit_bytes: Option<u64>,
     /// Blobs idle for longer are declined, see [`MemoryStore::set_horizon`].
     horizon_seconds: Option<u32>,
+    /// Since when all blobs here are said to be unused.
+    idle_seconds: u32,
 }
 
 impl Content {
-    fn insert(&mut self, digest: Digest, bytes: Bytes) {
-        if self.blobs.insert(digest, bytes).is_none() {
-            self.changes += 1;
+    fn insert(&mut self, digest: Digest, bytes: Bytes) -> Result<(), Error> {
+        let sum = self.bytes + digest.size;
+        if self.blobs.contains_key(&digest) {
+            return Ok(());
         }
+        if self.limit_bytes.is_some_and(|limit| sum > limit) {
+            return Err(Error::Exhausted("the store in memory is full".into()));
+        }
+        self.blobs.insert(digest, bytes);
+        self.bytes = sum;
+        self.changes += 1;
+        Ok(())
     }
 
     fn remove(&mut self, digest: Digest) -> bool {
         let removed = self.blobs.remove(&digest).is_some();
-        self.changes += u64::from(removed);
+        if removed {
+            self.changes += 1;
+            self.bytes -= digest.size;
+        }
         removed
     }
 }
@@ -61,10 +77,28 @@ impl MemoryStore {
         self.lock().remove(digest)
     }
 
+    /// Forgets everything, as a volume that was lost.
+    pub fn clear(&self) {
+        let mut content = self.lock();
+        content.blobs.clear();
+        content.bytes = 0;
+        content.changes += 1;
+    }
+
+    /// Refuses blobs beyond so many bytes, as a store full of leased blobs does.
+    pub fn set_limit(&self, bytes: Option<u64>) {
+        self.lock().limit_bytes = bytes;
+    }
+
     /// Declines blobs that were idle for longer than this, as a full store
-    /// would. All blobs here count as just used.
+    /// would.
     pub fn set_horizon(&self, seconds: u32) {
         self.lock().horizon_seconds = Some(seconds);
+    }
+
+    /// Has all blobs here count as unused for so long.
+    pub fn set_idle(&self, seconds: u32) {
+        self.lock().idle_seconds = seconds;
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -125,10 +159,10 @@ impl BlobStore for MemoryStore {
         blobs
             .into_iter()
             .map(|blob| {
-                if !blob.digest().is_empty_blob() {
-                    stored.insert(blob.digest(), blob.into_bytes());
+                if blob.digest().is_empty_blob() {
+                    return Ok(());
                 }
-                Ok(())
+                stored.insert(blob.digest(), blob.into_bytes())
             })
             .collect()
     }
@@ -158,7 +192,7 @@ impl Inventory for MemoryStore {
             .filter(|digest| slots.contains(&digest.slot()))
             .map(|digest| Held {
                 digest: *digest,
-                idle_seconds: 0,
+                idle_seconds: content.idle_seconds,
                 lease_seconds: 0,
             })
             .collect())
@@ -168,7 +202,7 @@ impl Inventory for MemoryStore {
         let content = self.lock();
         blobs
             .iter()
-            .map(|blob| content.blobs.contains_key(&blob.digest))
+            .map(|blob| blob.digest.is_empty_blob() || content.blobs.contains_key(&blob.digest))
             .collect()
     }
 
@@ -219,8 +253,7 @@ impl Upload for MemoryUpload {
         let staged = self.stage.finish()?;
         self.store
             .lock()
-            .insert(staged.digest(), self.bytes.freeze());
-        Ok(())
+            .insert(staged.digest(), self.bytes.freeze())
     }
 }
 
@@ -231,5 +264,6 @@ mod tests {
     #[tokio::test]
     async fn keeps_what_every_store_keeps() {
         crate::blob::conformance::check(&MemoryStore::new()).await;
+        crate::blob::conformance::check_inventory(&MemoryStore::new()).await;
     }
 }

@@ -149,13 +149,19 @@ pub async fn put_bytes(store: &dyn BlobStore, bytes: Bytes) -> Result<Digest, Er
         }
         return Ok(digest);
     }
-    if let Put::Upload(mut upload) = store.put(digest).await? {
-        let mut rest = blob.into_bytes();
-        while !rest.is_empty() {
-            let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
-            upload.write(chunk).await?;
-        }
-        upload.commit().await?;
-    }
+    put_verified(store.put(digest).await?, blob).await?;
     Ok(digest)
+}
+
+/// Uploads a blob whose bytes are at hand, if it is not there already.
+pub async fn put_verified(put: Put, blob: Verified) -> Result<(), Error> {
+    let Put::Upload(mut upload) = put else {
+        return Ok(());
+    };
+    let mut rest = blob.into_bytes();
+    while !rest.is_empty() {
+        let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
+        upload.write(chunk).await?;
+    }
+    upload.commit().await
 }

@@ -17,9 +17,14 @@
 
 use std::{
     fs, io,
-    os::unix::fs::FileExt,
+    os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::Arc,
+};
+
+use rustix::{
+    fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags},
+    io::Errno,
 };
 
 /// A folder of files.
@@ -47,6 +52,12 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Bytes that may still be written to the underlying volume.
     fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Fails if the path of the root leads elsewhere than it did at first: its
+    /// volume was unmounted, or the folder moved or removed.
+    fn check_root(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A name in a folder.
@@ -82,6 +93,10 @@ pub trait DiskFile: Send + Sync + 'static {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+
+    /// Has the next read of these bytes come from the disk, if it can be had,
+    /// and not from what the kernel keeps in memory.
+    fn uncache(&self, _offset: u64, _len: u64) {}
 }
 
 /// Reads exactly `len` bytes, or fails with [`io::ErrorKind::UnexpectedEof`].
@@ -111,58 +126,103 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<
     disk.sync_dir(dir)
 }
 
-/// The folder `root` of the machine's file system.
+/// A folder of the machine's file system.
+///
+/// It is opened once and all else is done relative to it. The tempting
+/// alternative, to join paths to that of the root, writes to whatever lies
+/// below the mount point once the volume is unmounted.
 pub struct RealDisk {
     root: PathBuf,
+    folder: Result<OwnedFd, Errno>,
 }
 
 impl RealDisk {
-    /// Uses a folder that exists.
+    /// Uses a folder that exists; if it does not, every call fails.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&root, flags, Mode::empty());
+        Self { root, folder }
+    }
+
+    fn folder(&self) -> io::Result<&OwnedFd> {
+        self.folder.as_ref().map_err(|errno| (*errno).into())
+    }
+
+    fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let path = match path == Path::new("") {
+            true => Path::new("."),
+            false => path,
+        };
+        let flags = flags | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o666);
+        let opened = rustix::io::retry_on_intr(|| {
+            rustix::fs::openat(
+                self.folder.as_ref().map_err(|errno| *errno)?,
+                path,
+                flags,
+                mode,
+            )
+        });
+        Ok(opened?)
     }
 }
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = fs::File::options()
-            .read(true)
-            .write(true)
-            .open(self.root.join(path))?;
-        Ok(Arc::new(RealFile(file)))
+        let file = self.open_at(path, OFlags::RDWR)?;
+        Ok(Arc::new(RealFile(file.into())))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = fs::File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(self.root.join(path))?;
-        Ok(Arc::new(RealFile(file)))
+        let file = self.open_at(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        Ok(Arc::new(RealFile(file.into())))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(self.root.join(from), self.root.join(to))
+        let folder = self.folder()?;
+        Ok(rustix::fs::renameat(folder, from, folder, to)?)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(self.root.join(path))
+        Ok(rustix::fs::unlinkat(
+            self.folder()?,
+            path,
+            AtFlags::empty(),
+        )?)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(self.root.join(path))
+        let folder = self.folder()?;
+        let mut dirs: Vec<&Path> = path.ancestors().collect();
+        // The last one is the root itself.
+        dirs.pop();
+        for dir in dirs.into_iter().rev() {
+            match rustix::fs::mkdirat(folder, dir, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let folder = self.open_at(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
-        for entry in fs::read_dir(self.root.join(dir))? {
+        for entry in Dir::read_from(&folder)? {
             let entry = entry?;
-            let metadata = entry.metadata()?;
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let stat = match rustix::fs::statat(&folder, entry.file_name(), flags) {
+                // Removed since.
+                Err(Errno::NOENT) => continue,
+                other => other?,
+            };
+            let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
             // A name that is not UTF-8 is none of ours.
-            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+            if let (true, Ok(name)) = (is_file, entry.file_name().to_str()) {
                 entries.push(DirEntry {
-                    name,
-                    len: metadata.len(),
+                    name: name.to_owned(),
+                    len: u64::try_from(stat.st_size).unwrap_or(0),
                 });
             }
         }
@@ -170,12 +230,25 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(self.root.join(dir))?.sync_all()
+        let folder = self.open_at(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(rustix::fs::fsync(folder)?)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.root)?;
+        let stat = rustix::fs::fstatvfs(self.folder()?)?;
         Ok(stat.f_bavail * stat.f_frsize)
+    }
+
+    fn check_root(&self) -> io::Result<()> {
+        let opened = rustix::fs::fstat(self.folder()?)?;
+        let there = rustix::fs::stat(&self.root)?;
+        match (opened.st_dev, opened.st_ino) == (there.st_dev, there.st_ino) {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{} is another folder now", self.root.display()),
+            )),
+        }
     }
 }
 
@@ -239,5 +312,11 @@ impl DiskFile for RealFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn uncache(&self, offset: u64, len: u64) {
+        // Only advice: where it cannot be followed the read is as good as any.
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.0, offset, len, Advice::DontNeed);
     }
 }

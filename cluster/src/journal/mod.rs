@@ -40,6 +40,7 @@
 pub mod disk;
 mod record;
 mod recover;
+pub mod reserve;
 mod segment;
 pub mod sim_disk;
 mod tail;
@@ -106,11 +107,11 @@ pub enum JournalError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// What had been synced is not there, or is not what was written.
+    /// What had been synced is not there, or is not what was written. The file
+    /// is relative to the disk.
     #[error(
-        "{} is damaged at offset {offset}: {what}. Records that this node had made durable are \
-         lost, so it must not go on with this data: move its data directory away and let it \
-         join the cluster again as a new node",
+        "{} is damaged at offset {offset}: {what}. What this node had made durable, votes \
+         among it, is lost, so it must not go on with this data",
         file.display()
     )]
     Damaged {

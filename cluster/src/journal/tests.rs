@@ -317,7 +317,7 @@ async fn damage_in_the_middle_is_refused_wherever_it_is() {
                 matches!(&error, JournalError::Damaged { file, .. } if *file == path),
                 "{name} at {offset}: {error}"
             );
-            assert!(error.to_string().contains("join the cluster again"));
+            assert!(error.to_string().contains("must not go on with this data"));
             assert_eq!(damaged.operations(), before, "nothing is changed");
         }
     }

@@ -120,12 +120,43 @@ impl PeerService {
             known_boots: request.known_boots,
             last_log_index: request.last_log_index,
         };
-        let (removed, outdated) = match (self.check_in)(NodeId(request.node_id), &start) {
-            CheckIn::Welcome => (false, String::new()),
-            CheckIn::Removed => (true, String::new()),
-            CheckIn::Outdated { why } => (false, why),
-        };
-        CheckInResponse { removed, outdated }
+        match (self.check_in)(NodeId(request.node_id), &start) {
+            CheckIn::Welcome { by_leader } => CheckInResponse {
+                by_leader,
+                ..CheckInResponse::default()
+            },
+            CheckIn::Removed => CheckInResponse {
+                removed: true,
+                ..CheckInResponse::default()
+            },
+            CheckIn::Outdated { why } => CheckInResponse {
+                outdated: why,
+                ..CheckInResponse::default()
+            },
+        }
+    }
+}
+
+pub(crate) fn check_in_message(me: NodeId, start: &Start) -> CheckInRequest {
+    CheckInRequest {
+        node_id: me.0,
+        boot: start.boot,
+        known_boots: start.known_boots.clone(),
+        last_log_index: start.last_log_index,
+    }
+}
+
+pub(crate) fn check_in_answer(answer: CheckInResponse) -> CheckIn {
+    if answer.removed {
+        CheckIn::Removed
+    } else if !answer.outdated.is_empty() {
+        CheckIn::Outdated {
+            why: answer.outdated,
+        }
+    } else {
+        CheckIn::Welcome {
+            by_leader: answer.by_leader,
+        }
     }
 }
 

@@ -18,16 +18,16 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, transport::Channel};
 use weir_proto::cluster::{
-    CheckInRequest, FindMissingRequest, GetBatchRequest, GetRequest, ListRequest, OfferRequest,
-    PutBatchRequest, PutRequest, PutResponse, ReportRequest, ScrubRequest, SummariesRequest,
+    FindMissingRequest, GetBatchRequest, GetRequest, ListRequest, OfferRequest, PutBatchRequest,
+    PutRequest, PutResponse, ReportRequest, ScrubRequest, SummariesRequest,
     peer_client::PeerClient, put_request,
 };
 
 pub use super::dial::{Dial, endpoint, plain};
 
 use super::{
-    CheckIn, Peers, Report, Start,
-    identity::stamp,
+    CheckIn, Peers, Report, Start, check_in_answer, check_in_message,
+    identity::{Removal, misled, stamp},
     link::{Connection, Link},
     repair_wire::{
         pack_held, report_of, unpack_held, unpack_summaries, unpack_verdicts, version_message,
@@ -57,6 +57,7 @@ pub struct GrpcPeers {
     me: NodeId,
     state: watch::Receiver<Arc<ClusterState>>,
     dial: Dial,
+    removal: Removal,
     // A std mutex: held for map operations only, never across an await.
     links: Arc<Mutex<HashMap<NodeId, Arc<Link>>>>,
 }
@@ -69,8 +70,15 @@ impl GrpcPeers {
             me,
             state,
             dial,
+            removal: Removal::default(),
             links: Arc::default(),
         }
+    }
+
+    /// Tells `removal` when a peer says that this node was removed.
+    #[must_use]
+    pub fn listening(self, removal: Removal) -> Self {
+        Self { removal, ..self }
     }
 
     /// The link to a member at its present address. Links to nodes that left
@@ -114,13 +122,16 @@ impl GrpcPeers {
         let called = async {
             let connection = link.connection(&self.dial).await?;
             let mut request = Request::new(message);
-            stamp(&mut request, cluster, to);
+            stamp(&mut request, cluster, self.me, to);
             let answer = send(client(&connection), request).await;
             match answer {
                 Ok(answer) => Ok(answer.into_inner()),
                 Err(status) => {
+                    self.removal.listen(&status);
                     let error = error_of(to, &status);
-                    if let Error::Unreachable { .. } = error {
+                    if misled(&status) {
+                        link.misled(&connection, status.message()).await;
+                    } else if let Error::Unreachable { .. } = error {
                         link.forget(&connection).await;
                     }
                     Err(error)
@@ -415,12 +426,7 @@ impl Peers for GrpcPeers {
     }
 
     async fn check_in(&self, to: NodeId, start: &Start) -> Result<CheckIn, Error> {
-        let message = CheckInRequest {
-            node_id: self.me.0,
-            boot: start.boot,
-            known_boots: start.known_boots.clone(),
-            last_log_index: start.last_log_index,
-        };
+        let message = check_in_message(self.me, start);
         let answer = self
             .call(
                 to,
@@ -429,11 +435,7 @@ impl Peers for GrpcPeers {
                 |mut client, request| async move { client.check_in(request).await },
             )
             .await?;
-        Ok(match (answer.removed, answer.outdated) {
-            (true, _) => CheckIn::Removed,
-            (false, why) if !why.is_empty() => CheckIn::Outdated { why },
-            (false, _) => CheckIn::Welcome,
-        })
+        Ok(check_in_answer(answer))
     }
 
     async fn scrub(&self, to: NodeId) -> Result<(), Error> {

@@ -252,7 +252,14 @@ impl Peers for FaultyPeers {
 
     async fn report(&self, to: NodeId) -> Result<Report, Error> {
         self.call(to, Verb::Report, None).await?;
-        self.answer(to, Report::default())
+        let volume = "ok".into();
+        self.answer(
+            to,
+            Report {
+                volume,
+                ..Report::default()
+            },
+        )
     }
 
     async fn summaries(
@@ -323,7 +330,7 @@ impl Peers for FaultyPeers {
 
     async fn check_in(&self, to: NodeId, _: &Start) -> Result<CheckIn, Error> {
         self.alive(to)?;
-        Ok(CheckIn::Welcome)
+        Ok(CheckIn::Welcome { by_leader: false })
     }
 
     async fn scrub(&self, to: NodeId) -> Result<(), Error> {

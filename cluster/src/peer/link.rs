@@ -109,6 +109,13 @@ impl Link {
         }
     }
 
+    /// Forgets a connection that leads to another node than was meant: the next
+    /// call looks the name up again, after the pause that a dead peer gets.
+    pub(crate) async fn misled(&self, connection: &Connection, cause: &str) {
+        self.forget(connection).await;
+        self.refused(&format!("{}: {cause}", self.address));
+    }
+
     fn fail_fast(&self) -> Result<(), Error> {
         let refusal = self.lock();
         match refusal.until {

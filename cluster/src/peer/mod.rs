@@ -20,6 +20,7 @@ mod upload;
 pub mod wire;
 
 pub use attend::Offered;
+pub(crate) use attend::{check_in_answer, check_in_message};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -117,8 +118,8 @@ pub struct Start {
 /// What a node is told when it checks in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CheckIn {
-    /// Nothing speaks against it.
-    Welcome,
+    /// Nothing speaks against it; whether the leader of a majority says so.
+    Welcome { by_leader: bool },
     /// It was removed from the cluster.
     Removed,
     /// Its data directory is an older copy; what it would have to know.

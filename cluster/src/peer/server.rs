@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //!
-//! - a request that names another cluster or node is refused before anything
-//!   else is looked at;
+//! - a request that names another cluster or node, or comes from a node that
+//!   was removed, is refused before anything else is looked at;
 //! - a write under an epoch older than this node's is refused, and an upload
 //!   that began before a new epoch commits only where this node still owns the
 //!   blob: no write slips behind a finished handoff;
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     ClusterId, Digest, Epoch, Error, NodeId,
-    blob::{ByteRange, Inventory, Lease, Put, Upload},
+    blob::{ByteRange, Inventory, Lease, Put, Upload, Verified},
     placement::view::{self, View},
 };
 
@@ -126,9 +126,10 @@ impl PeerService {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// The message of a request that is for this node.
+    /// The message of a request that is for this node, from one that may ask.
     fn open<T>(&self, request: Request<T>) -> Result<T, Status> {
         identity::check(request.metadata(), self.cluster, self.me)?;
+        identity::check_sender(request.metadata(), &self.view.borrow().state().removed)?;
         Ok(request.into_inner())
     }
 
@@ -194,6 +195,9 @@ impl PeerService {
                 admitted.map_err(|error| status_of(&error))?;
                 let committed = upload.commit().await;
                 committed.map_err(|error| status_of(&error))?;
+                // Again: an epoch may have begun while the disk was written.
+                let admitted = self.admit_commit(epoch, digest);
+                admitted.map_err(|error| status_of(&error))?;
                 return Ok(PutResponse {
                     present: false,
                     stored: true,
@@ -226,8 +230,12 @@ impl PeerService {
                 Err(error) => answers.push(Err(error)),
             }
         }
+        let stored: Vec<_> = good.iter().map(Verified::digest).collect();
         for (place, answer) in places.into_iter().zip(self.local.put_batch(good).await) {
             answers[place] = answer;
+        }
+        for digest in stored {
+            self.admit_commit(Epoch(request.epoch), digest)?;
         }
         Ok(answers)
     }
@@ -391,8 +399,9 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<CheckInRequest>,
     ) -> Result<Response<CheckInResponse>, Status> {
-        let request = self.open(request)?;
-        Ok(Response::new(self.answer_check_in(request)))
+        // One that was removed may ask: the answer is that it was.
+        identity::check(request.metadata(), self.cluster, self.me)?;
+        Ok(Response::new(self.answer_check_in(request.into_inner())))
     }
 
     async fn scrub(

@@ -18,6 +18,10 @@
 //! copies into one zone whenever a small zone is at its cap, and so trade
 //! survival of a zone (promise P2) for balance.
 
+pub mod loss;
+pub mod preview;
+#[cfg(test)]
+mod preview_tests;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -25,6 +29,7 @@ pub mod view;
 #[cfg(test)]
 mod view_tests;
 mod watch;
+pub mod weaker;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -200,6 +205,13 @@ impl Placement {
 
     /// The most slots that each node is given while others have room.
     fn caps(&self) -> Vec<u64> {
+        let shares = self.fair_shares();
+        let cap = |share: u64| (share * CAP_PERCENT).div_ceil(100);
+        shares.into_iter().map(cap).collect()
+    }
+
+    /// The slots that each node should hold, by weights and zones alone.
+    fn fair_shares(&self) -> Vec<u64> {
         let slots = SLOTS as u64;
         let width = self.width as u64;
         let spread = self.zones.len() >= self.width;
@@ -219,7 +231,7 @@ impl Placement {
             })
             .collect();
         let shares = water_fill(slots * width, &takers);
-        let mut caps = vec![0; self.nodes.len()];
+        let mut fair = vec![0; self.nodes.len()];
         for (zone, share) in shares.into_iter().enumerate() {
             let members: Vec<_> = (0..self.nodes.len())
                 .filter(|number| usize::from(self.nodes[*number].zone) == zone)
@@ -233,10 +245,10 @@ impl Placement {
                 })
                 .collect();
             for (number, share) in members.into_iter().zip(water_fill(share, &takers)) {
-                caps[number] = (share * CAP_PERCENT).div_ceil(100);
+                fair[number] = share;
             }
         }
-        caps
+        fair
     }
 
     /// The owners of one slot: for each copy the first node on the walk that

@@ -8,16 +8,16 @@
 //! - every number that a verb needs (copies, write quorum, lease) comes from
 //!   here, already cut down to what the nodes allow.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 pub use super::watch::{at_least, watch};
 
-use super::{Placement, REPLICA_LIMIT};
+use super::Placement;
 use crate::{
     ClusterId, Digest, Epoch, NodeId,
     blob::Lease,
     replication::quorum::Need,
-    state::{ClusterState, Member, MemberStatus},
+    state::{ClusterState, Member},
 };
 
 /// Nodes that may hold a blob under one placement, counted from its first
@@ -150,15 +150,24 @@ impl View {
         stand_ins
     }
 
-    /// Every node that may hold a blob. Walks the ring of each epoch: for reads
-    /// that the owners could not serve.
+    /// Owners of a blob that are members still. A node that was replaced stays an
+    /// owner of the current epoch in name, until its successor begins the next.
+    pub fn live_owners(&self, digest: Digest) -> impl Iterator<Item = NodeId> + Clone + '_ {
+        self.owners(digest)
+            .filter(|owner| self.member(*owner).is_some())
+    }
+
+    /// Every member that may hold a blob. Walks the ring of each epoch: for reads
+    /// that the owners could not serve. Nodes that left for good are not among
+    /// them: waiting for their answer would turn every miss into a doubt.
     #[must_use]
     pub fn holders(&self, digest: Digest) -> Holders {
         let slot = digest.slot();
-        let owners: Vec<_> = self.owners(digest).collect();
+        let owners: Vec<_> = self.live_owners(digest).collect();
+        let is_member = |node: &NodeId| self.member(*node).is_some();
         let mut former = Vec::new();
         for placement in self.placements.iter().skip(1) {
-            for node in placement.owners(slot) {
+            for node in placement.owners(slot).filter(is_member) {
                 if !owners.contains(&node) && !former.contains(&node) {
                     former.push(node);
                 }
@@ -174,7 +183,8 @@ impl View {
         for placement in &self.placements {
             let reach = REACH.saturating_sub(placement.width());
             let further = placement.stand_ins(slot);
-            further.into_iter().take(reach).for_each(&mut add);
+            let reached = further.into_iter().take(reach);
+            reached.filter(is_member).for_each(&mut add);
         }
         let placed = |node: &NodeId| self.placements.iter().any(|p| p.contains(*node));
         let outside = self.state.members.keys().filter(|node| !placed(node));
@@ -193,7 +203,8 @@ impl View {
     }
 
     /// What makes a write of this blob durable: W acks, or as many as there are
-    /// owners, from min(W, zones of the owners) zones.
+    /// owners, from min(W, zones of the owners) zones. Owners that left count:
+    /// a loss makes no promise smaller by itself.
     #[must_use]
     pub fn need(&self, digest: Digest) -> Need {
         Need::new(
@@ -220,95 +231,6 @@ impl View {
         Lease {
             seconds: self.state.settings.lease_seconds,
         }
-    }
-
-    /// Which promises are weaker than configured and why, one sentence each.
-    #[must_use]
-    pub fn weaker(&self) -> Vec<String> {
-        let Some(current) = self.current() else {
-            return vec!["no node takes part yet: nothing can be stored".into()];
-        };
-        let settings = &self.state.settings;
-        let (nodes, zones) = (current.nodes().len(), current.zones().len());
-        let (replicas, quorum) = (settings.replicas as usize, settings.write_quorum as usize);
-        let mut weaker = Vec::new();
-        if replicas > current.width() {
-            let why = if nodes > current.width() {
-                format!("more than {REPLICA_LIMIT} are not supported")
-            } else {
-                format!("the cluster has {}", plural(nodes, "node"))
-            };
-            weaker.push(format!(
-                "blobs have {} instead of {replicas}: {why} (P1, P2)",
-                plural(current.width(), "copy"),
-            ));
-        }
-        if quorum > current.width() {
-            weaker.push(format!(
-                "uploads are answered at {} instead of {quorum}: the cluster has {} (P1)",
-                plural(current.width(), "copy"),
-                plural(nodes, "node"),
-            ));
-        }
-        if zones < replicas.min(nodes) {
-            let loss = if zones == 1 {
-                "the loss of the zone loses blobs"
-            } else {
-                "the loss of one zone may leave a single copy"
-            };
-            weaker.push(format!(
-                "copies share zones: {} for {}; {loss} (P2)",
-                plural(zones, "zone"),
-                plural(current.width(), "copy"),
-            ));
-        }
-        let hosts: std::collections::BTreeSet<_> = self.hosts().collect();
-        if hosts.len() < current.width() {
-            weaker.push(format!(
-                "copies share machines: {} for {} (P2)",
-                plural(hosts.len(), "host"),
-                plural(current.width(), "copy"),
-            ));
-        }
-        if self.placements.len() > 1 {
-            weaker.push(format!(
-                "blobs move to epoch {} while {} older stay in use: some have fewer than {} copies at their new owners (P2)",
-                self.epoch(),
-                plural(self.placements.len() - 1, "epoch"),
-                current.width(),
-            ));
-        }
-        weaker.extend(self.stay_outside(current));
-        weaker
-    }
-
-    /// Hosts of the current epoch; a node without a label is a host of its own.
-    fn hosts(&self) -> impl Iterator<Item = (Option<NodeId>, &str)> {
-        let shares = self.state.epochs.last().map(|plan| plan.nodes.iter());
-        shares.into_iter().flatten().map(|(id, share)| {
-            let own = share.host.is_empty().then_some(*id);
-            (own, &*share.host)
-        })
-    }
-
-    fn stay_outside<'a>(&'a self, current: &'a Placement) -> impl Iterator<Item = String> + 'a {
-        let mut joining: BTreeMap<&str, u32> = BTreeMap::new();
-        for (id, member) in &self.state.members {
-            if member.status == MemberStatus::Active && !current.contains(*id) {
-                *joining.entry(&member.name).or_default() += 1;
-            }
-        }
-        joining
-            .into_keys()
-            .map(|name| format!("node {name} is active but owns nothing in this epoch (P2)"))
-    }
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    match (count, noun.strip_suffix('y')) {
-        (1, _) => format!("1 {noun}"),
-        (_, Some(stem)) => format!("{count} {stem}ies"),
-        (_, None) => format!("{count} {noun}s"),
     }
 }
 

@@ -76,6 +76,10 @@ impl RaftConfig {
             max_in_snapshot_log_to_keep: self.snapshot_entries / 10,
             // A node that comes back must not unseat a leader that others hear.
             enable_pre_vote: Some(true),
+            // A log that has become shorter passes the check-in only where no
+            // leader knew better. Then the leader sends it again what it lacks;
+            // the alternative, to stop the leader, harms the others too.
+            allow_log_reversion: Some(true),
             // Our own deadlines bound it (`super::network`).
             install_snapshot_timeout: 600_000,
             max_payload_entries: 1_024,

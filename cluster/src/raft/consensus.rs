@@ -15,6 +15,7 @@
 //! heartbeat.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -22,7 +23,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage};
+use openraft::{
+    RaftLogReader, ServerState, async_runtime::WatchReceiver, errors::Fatal,
+    storage::RaftLogStorage,
+};
 use rand::seq::IteratorRandom;
 use tokio::{
     runtime::Runtime,
@@ -34,8 +38,9 @@ use weir_proto::cluster::raft_server::RaftServer;
 use super::{
     Consensus, Raft, RaftConfig, Roles,
     batches::{self, Pending},
+    gate::{Gate, Stranger},
     leader,
-    network::Network,
+    network::{Network, Nodes},
     rounds,
     server::Service,
     state_machine::StateMachine,
@@ -44,7 +49,7 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     journal::disk::Disk,
-    peer::dial::Dial,
+    peer::{dial::Dial, identity::Removal},
     state::{ClusterState, Command, Member, Ref, RefKey, RequestId, Response, Settings},
     words::error::Shortfall,
 };
@@ -67,6 +72,8 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 pub enum StartError {
     #[error("the applied state cannot be opened")]
     State(#[source] io::Error),
+    #[error("the log cannot be read")]
+    Log(#[source] io::Error),
     #[error("raft cannot start: {0}")]
     Raft(#[from] Box<Fatal<TypeConfig>>),
     #[error("raft settings do not fit: {0}")]
@@ -85,6 +92,8 @@ pub struct Setup {
     /// Folder of the applied state.
     pub state_dir: PathBuf,
     pub dial: Dial,
+    /// Told when another node says that this one was removed.
+    pub removal: Removal,
 }
 
 /// This node's part in Raft.
@@ -94,6 +103,11 @@ pub struct RaftConsensus {
     cluster: ClusterId,
     machine: StateMachine,
     pub(super) network: Network,
+    pub(super) gate: Gate,
+    pub(super) stranger: Stranger,
+    pub(super) removal: Removal,
+    /// No node is elected within so long of an answer to the leader before it.
+    pub(super) election_min: Duration,
     proposals: mpsc::Sender<Pending>,
     barriers: mpsc::Sender<Waiter<()>>,
     /// Taken when Raft stops. A std mutex: held for one `take`.
@@ -123,7 +137,7 @@ impl RaftConsensus {
 
     async fn start_here(
         setup: Setup,
-        log: impl RaftLogStorage<TypeConfig>,
+        mut log: impl RaftLogStorage<TypeConfig>,
         runtime: Runtime,
     ) -> Result<Arc<Self>, StartError> {
         let Setup {
@@ -133,10 +147,23 @@ impl RaftConsensus {
             disk,
             state_dir,
             dial,
+            removal,
         } = setup;
+        let election_min = Duration::from_millis(config.election_min_ms);
         let machine = StateMachine::open(&state_dir, disk).map_err(StartError::State)?;
         let snapshots = machine.snapshots().clone();
-        let network = Network::new(cluster, machine.state(), dial, snapshots);
+        let gate = Gate::default();
+        let nodes = Nodes {
+            cluster,
+            me,
+            state: machine.state(),
+            dial,
+            gate: gate.clone(),
+            removal: removal.clone(),
+            snapshots,
+        };
+        let network = Network::new(nodes);
+        let is_new = is_new(&mut log).await.map_err(StartError::Log)?;
         let config = config
             .to_openraft()
             .validate()
@@ -150,6 +177,9 @@ impl RaftConsensus {
         )
         .await
         .map_err(Box::new)?;
+        if is_new || knows_nobody(&raft, &machine, me) {
+            gate.open();
+        }
         let (proposals, queued) = mpsc::channel(QUEUE_LIMIT);
         let (barriers, asked) = mpsc::channel(QUEUE_LIMIT);
         let this = Arc::new(Self {
@@ -158,6 +188,10 @@ impl RaftConsensus {
             cluster,
             machine,
             network,
+            gate,
+            stranger: Stranger::default(),
+            removal,
+            election_min,
             proposals,
             barriers,
             runtime: Mutex::new(Some(runtime)),
@@ -174,6 +208,9 @@ impl RaftConsensus {
             cluster: self.cluster,
             me: self.me,
             raft: self.raft.clone(),
+            state: self.machine.state(),
+            gate: self.gate.clone(),
+            stranger: self.stranger.clone(),
             snapshots: self.machine.snapshots().clone(),
         };
         service.into_server()
@@ -217,11 +254,18 @@ impl RaftConsensus {
             return;
         }
         let voters = metrics.membership_config.membership().voter_ids();
-        let matched = |id: &u64| {
+        let others: BTreeSet<u64> = voters.filter(|id| *id != self.me.0).collect();
+        self.hand_over_to(&others).await;
+    }
+
+    /// Hands leadership over to the one of these voters that has most of the log.
+    pub(super) async fn hand_over_to(&self, voters: &BTreeSet<u64>) {
+        let metrics = self.metrics();
+        let matched = |id: &&u64| {
             let replication = metrics.replication.as_ref()?;
             replication.get(id)?.as_ref().map(|log| log.index)
         };
-        let best = voters.filter(|id| *id != self.me.0).max_by_key(matched);
+        let best = voters.iter().copied().max_by_key(|id| matched(&id));
         let Some(to) = best else { return };
         if self.raft.trigger().transfer_leader(to).await.is_err() {
             return;
@@ -376,6 +420,23 @@ impl Consensus for RaftConsensus {
             last_applied: metrics.last_applied.map_or(0, |last| last.index),
         }
     }
+}
+
+/// Whether there is nobody whom a node could check in with.
+fn knows_nobody(raft: &Raft, machine: &StateMachine, me: NodeId) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let membership = metrics.membership_config.membership();
+    let state = machine.state();
+    let state = state.borrow();
+    membership.nodes().all(|(id, _)| *id == me.0) && state.members.keys().all(|id| *id == me)
+}
+
+/// Whether a log has never been used: no entry, no vote.
+async fn is_new(log: &mut impl RaftLogStorage<TypeConfig>) -> io::Result<bool> {
+    let last = log.get_log_state().await?.last_log_id;
+    let vote = log.get_log_reader().await.read_vote().await?;
+    Ok(last.is_none() && vote.is_none())
 }
 
 /// The leader that a node knows; none if its own part in Raft has broken off,

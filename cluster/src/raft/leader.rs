@@ -1,7 +1,13 @@
-//! What a leader does beside leading: it takes joining nodes in.
+//! What a leader does beside leading: it takes joining nodes in and leaving
+//! nodes out.
 //!
 //! A dull loop around [`crate::membership`]. Every step may be cut off by the
 //! loss of leadership; the next leader's loop looks at the state and goes on.
+//!
+//! One change of Raft's membership at a time, in this order: finish what was
+//! begun; take members in as learners; give leadership away if this node goes;
+//! set the voters; drop nodes that were removed. A voter that was removed is
+//! first replaced and only then dropped, so the cluster is never without voters.
 
 use std::{
     collections::BTreeSet,
@@ -9,17 +15,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openraft::{Instant as _, ServerState, type_config::TypeConfigExt};
+use openraft::{ChangeMembers, Instant as _, ServerState, type_config::TypeConfigExt};
 
 use super::{
     RaftConsensus,
-    types::{RaftNode, TypeConfig},
+    forms::ForwardAnswer,
+    server,
+    types::{Proposal, RaftNode, TypeConfig},
 };
 use crate::{
     NodeId,
-    membership::choose_voters,
+    membership::{Silence, choose_voters, to_remove},
     raft::Consensus,
-    state::{ClusterState, Command, MemberStatus},
+    state::{ClusterState, Command, MemberStatus, RequestId},
 };
 
 /// Between two looks.
@@ -38,18 +46,27 @@ const GATHER_TIME: Duration = Duration::from_secs(2);
 
 /// Runs for ever; does something only while this node leads.
 pub(super) async fn run(this: Arc<RaftConsensus>) {
-    let mut gathering = None;
+    let mut memory = Memory::default();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         let Some(look) = Look::at(&this) else {
-            gathering = None;
+            memory = Memory::default();
             continue;
         };
-        if let Err(error) = step(&this, &look, &mut gathering).await {
+        if let Err(error) = step(&this, &look, &mut memory).await {
             // Mostly a change of leader or another change under way.
             tracing::debug!(error, "membership does not change yet");
         }
     }
+}
+
+/// What a leader remembers from look to look.
+#[derive(Default)]
+struct Memory {
+    /// Since when nodes that have caught up wait for others.
+    gathering: Option<Instant>,
+    silence: Silence,
+    looked: Option<Instant>,
 }
 
 /// The cluster as its leader sees it.
@@ -63,6 +80,8 @@ struct Look {
     joint: bool,
     /// Nodes that answer and have caught up.
     able: BTreeSet<NodeId>,
+    /// Members that have not answered for a while.
+    silent: BTreeSet<NodeId>,
 }
 
 impl Look {
@@ -76,7 +95,9 @@ impl Look {
         let configs = membership.get_joint_config();
         let last = metrics.last_log_index.unwrap_or(0);
         let now = TypeConfig::now();
+        let state = this.state().borrow().clone();
         let mut able = BTreeSet::from([this.me]);
+        let mut heard_of = BTreeSet::from([this.me]);
         for (id, matched) in metrics.replication.iter().flatten() {
             let behind = last.saturating_sub(matched.as_ref().map_or(0, |log| log.index));
             let heard = metrics
@@ -84,25 +105,30 @@ impl Look {
                 .as_ref()
                 .and_then(|heard| (*heard.get(id)?).as_ref());
             let silent = heard.is_none_or(|at| now.saturating_duration_since(**at) > SILENCE_LIMIT);
+            if !silent {
+                heard_of.insert(NodeId(*id));
+            }
             if matched.is_some() && behind <= CAUGHT_UP_ENTRIES && !silent {
                 able.insert(NodeId(*id));
             }
         }
+        let silent = state.members.keys().copied();
+        let silent = silent.filter(|id| !heard_of.contains(id)).collect();
         Some(Self {
-            state: this.state().borrow().clone(),
+            state,
             known: membership.nodes().map(|(id, _)| NodeId(*id)).collect(),
             voters: configs.last()?.iter().copied().map(NodeId).collect(),
             joint: configs.len() > 1,
             able,
+            silent,
         })
     }
 }
 
-async fn step(
-    this: &RaftConsensus,
-    look: &Look,
-    gathering: &mut Option<Instant>,
-) -> Result<(), String> {
+async fn step(this: &RaftConsensus, look: &Look, memory: &mut Memory) -> Result<(), String> {
+    let since = memory.looked.replace(Instant::now());
+    let since = since.map_or(Duration::ZERO, |at| at.elapsed());
+    memory.silence.look(&look.silent, since);
     if look.joint {
         // A leader before this one, or a call of ours, was cut off half way.
         return change_voters(this, &look.voters).await;
@@ -117,12 +143,81 @@ async fn step(
             added.map_err(|error| error.to_string())?;
         }
     }
-    let wanted = choose_voters(&look.state, &look.voters, &look.able);
+    let mut wanted = choose_voters(&look.state, &look.voters, &look.able);
+    if look.goes(this.me) {
+        let heirs = look.heirs(this.me);
+        if !heirs.is_empty() {
+            tracing::info!("this node goes, and hands leadership over");
+            this.hand_over_to(&heirs).await;
+            return Ok(());
+        }
+        // Whoever follows has to vote first.
+        if !wanted.is_empty() && look.voters.contains(&this.me) {
+            wanted.insert(this.me);
+        }
+    }
     if !wanted.is_empty() && wanted != look.voters {
         tracing::info!(voters = ?wanted, "changing the voters");
-        change_voters(this, &wanted).await?;
+        return change_voters(this, &wanted).await;
     }
-    activate(this, look, gathering).await
+    let gone = look.gone();
+    if !gone.is_empty() {
+        tracing::info!(nodes = ?gone, "nodes that were removed take no part any more");
+        let change = ChangeMembers::RemoveNodes(gone);
+        let changed = this.raft.change_membership(change, true).await;
+        return changed.map(drop).map_err(|error| error.to_string());
+    }
+    if let Some(id) = to_remove(&look.state, &memory.silence) {
+        return remove(this, look, id, memory.silence.of(id)).await;
+    }
+    activate(this, look, &mut memory.gathering).await
+}
+
+impl Look {
+    /// Whether a node is on its way out.
+    fn goes(&self, id: NodeId) -> bool {
+        let member = self.state.members.get(&id);
+        member.map_or(self.state.removed.contains(&id), |member| {
+            member.status == MemberStatus::Draining
+        })
+    }
+
+    /// Voters that may lead in this node's place.
+    fn heirs(&self, me: NodeId) -> BTreeSet<u64> {
+        let able = self.voters.intersection(&self.able);
+        let heirs = able.filter(|id| **id != me && !self.goes(**id));
+        heirs.map(|id| id.0).collect()
+    }
+
+    /// Nodes that were removed and do not vote any more. One that is in no
+    /// table yet is not meant: so a cluster begins.
+    fn gone(&self) -> BTreeSet<u64> {
+        let learners = self.known.difference(&self.voters);
+        let gone = learners.filter(|id| self.state.removed.contains(id));
+        gone.map(|id| id.0).collect()
+    }
+}
+
+/// Removes a member that has been dead for as long as the settings allow.
+/// Proposed here or nowhere: only a leader knows who is silent.
+async fn remove(
+    this: &RaftConsensus,
+    look: &Look,
+    id: NodeId,
+    silent: Duration,
+) -> Result<(), String> {
+    let name = look.state.members.get(&id).map(|member| &member.name);
+    let seconds = silent.as_secs();
+    tracing::warn!(node = %id, name, seconds, "a node that has been silent too long is removed");
+    let proposal = Proposal {
+        request: RequestId(rand::random()),
+        command: Command::Remove { id, force: true },
+    };
+    match server::write(&this.raft, vec![proposal]).await {
+        ForwardAnswer::Done(_) => Ok(()),
+        ForwardAnswer::NotLeader(_) => Err("this node leads no more".into()),
+        ForwardAnswer::Failed(cause) => Err(cause),
+    }
 }
 
 async fn change_voters(this: &RaftConsensus, voters: &BTreeSet<NodeId>) -> Result<(), String> {

@@ -1,11 +1,13 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+mod arrival;
 mod batches;
 mod builder;
 mod config;
 mod consensus;
 mod forms;
+mod gate;
 mod leader;
 mod log_store;
 mod mark;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use arrival::Barred;
 pub use config::RaftConfig;
 pub use consensus::{RaftConsensus, Setup, StartError};
 pub use log_store::{LogConfig, LogStore};

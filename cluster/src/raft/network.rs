@@ -31,10 +31,13 @@ use openraft::{
 use tokio::{sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, transport::Channel};
-use weir_proto::cluster::{Payload as Message, SnapshotChunk, raft_client::RaftClient};
+use weir_proto::cluster::{
+    Payload as Message, SnapshotChunk, peer_client::PeerClient, raft_client::RaftClient,
+};
 
 use super::{
     forms::{ForwardAnswer, ReadIndexAnswer, TransferForm},
+    gate::Gate,
     snapshot::Snapshots,
     types::{Proposal, RaftNode, Snapshot, SnapshotFile, TypeConfig, Vote},
     wire::{self, Wire},
@@ -42,7 +45,12 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     blob::CHUNK_BYTES,
-    peer::{dial::Dial, identity::stamp, link::Link},
+    peer::{
+        CheckIn, Start, check_in_answer, check_in_message,
+        dial::Dial,
+        identity::{Removal, misled, stamp},
+        link::Link,
+    },
     state::ClusterState,
 };
 
@@ -61,11 +69,19 @@ pub(super) struct Network {
     shared: Arc<Shared>,
 }
 
+/// What [`Network`] needs to reach the other nodes.
+pub(super) struct Nodes {
+    pub(super) cluster: ClusterId,
+    pub(super) me: NodeId,
+    pub(super) state: watch::Receiver<Arc<ClusterState>>,
+    pub(super) dial: Dial,
+    pub(super) gate: Gate,
+    pub(super) removal: Removal,
+    pub(super) snapshots: Snapshots,
+}
+
 struct Shared {
-    cluster: ClusterId,
-    state: watch::Receiver<Arc<ClusterState>>,
-    dial: Dial,
-    snapshots: Snapshots,
+    nodes: Nodes,
     /// A std mutex: held for map operations only, never across an await.
     links: Mutex<HashMap<u64, Arc<Link>>>,
 }
@@ -81,22 +97,27 @@ pub(super) struct Peer {
 type RpcError = RPCError<TypeConfig>;
 
 impl Network {
-    pub(super) fn new(
-        cluster: ClusterId,
-        state: watch::Receiver<Arc<ClusterState>>,
-        dial: Dial,
-        snapshots: Snapshots,
-    ) -> Self {
-        let shared = Shared {
-            cluster,
-            state,
-            dial,
-            snapshots,
-            links: Mutex::default(),
-        };
+    pub(super) fn new(nodes: Nodes) -> Self {
+        let links = Mutex::default();
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared { nodes, links }),
         }
+    }
+
+    /// Asks what a node knows of this one, which has just started. The one
+    /// message that leaves while the gate is closed.
+    pub(super) async fn check_in(
+        &self,
+        to: NodeId,
+        address: &str,
+        start: &Start,
+        deadline: Duration,
+    ) -> Result<CheckIn, Error> {
+        let message = check_in_message(self.shared.nodes.me, start);
+        let asked = self.send(to.0, address, deadline, message, |channel, request| async {
+            PeerClient::new(channel).check_in(request).await
+        });
+        Ok(check_in_answer(asked.await?))
     }
 
     /// Sends proposals to the node that is taken for the leader.
@@ -132,7 +153,7 @@ impl Network {
     /// The link to a node at its present address.
     fn link(&self, to: u64, first_address: &str) -> Result<Arc<Link>, Error> {
         let node = NodeId(to);
-        let state = self.shared.state.borrow();
+        let state = self.shared.nodes.state.borrow();
         let address = match state.members.get(&node) {
             Some(member) => &member.peer_address,
             None if !first_address.is_empty() => first_address,
@@ -170,12 +191,13 @@ impl Network {
     {
         let data = wire::encode(message).into();
         let answer = self
-            .send(to, first_address, deadline, Message { data }, send)
+            .send_raft(to, first_address, deadline, Message { data }, send)
             .await?;
         wire::decode(&answer.data)
     }
 
-    async fn send<M, F>(
+    /// One of Raft's messages: it leaves only through an open gate.
+    async fn send_raft<M, F>(
         &self,
         to: u64,
         first_address: &str,
@@ -186,19 +208,45 @@ impl Network {
     where
         F: Future<Output = Result<Response<Message>, Status>>,
     {
-        let node = NodeId(to);
-        let link = self.link(to, first_address)?;
-        let called = async {
-            let connection = link.connection(&self.shared.dial).await?;
-            let client = RaftClient::new(connection.channel.clone())
+        let nodes = &self.shared.nodes;
+        if !nodes.gate.is_open() {
+            let (node, cause) = (nodes.me, Gate::CLOSED.to_owned());
+            return Err(Error::Unreachable { node, cause });
+        }
+        self.send(to, first_address, deadline, message, |channel, request| {
+            let client = RaftClient::new(channel)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES);
+            send(client, request)
+        })
+        .await
+    }
+
+    async fn send<M, A, F>(
+        &self,
+        to: u64,
+        first_address: &str,
+        deadline: Duration,
+        message: M,
+        send: impl FnOnce(Channel, Request<M>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let node = NodeId(to);
+        let nodes = &self.shared.nodes;
+        let link = self.link(to, first_address)?;
+        let called = async {
+            let connection = link.connection(&nodes.dial).await?;
             let mut request = Request::new(message);
-            stamp(&mut request, self.shared.cluster, node);
-            match send(client, request).await {
+            stamp(&mut request, nodes.cluster, nodes.me, node);
+            match send(connection.channel.clone(), request).await {
                 Ok(answer) => Ok(answer.into_inner()),
                 Err(status) => {
-                    if status.code() == Code::Unavailable {
+                    nodes.removal.listen(&status);
+                    if misled(&status) {
+                        link.misled(&connection, status.message()).await;
+                    } else if status.code() == Code::Unavailable {
                         link.forget(&connection).await;
                     }
                     let cause = status.message().to_owned();
@@ -319,6 +367,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let file = self
             .network
             .shared
+            .nodes
             .snapshots
             .open_file(&snapshot.snapshot)
             .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
@@ -353,7 +402,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             }
             Ok(())
         });
-        let sending = self.network.send(
+        let sending = self.network.send_raft(
             self.to,
             &self.first_address,
             SNAPSHOT_DEADLINE,

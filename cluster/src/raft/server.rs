@@ -2,19 +2,21 @@
 //!
 //! A message that means another node or another cluster is refused before it
 //! is read: an address may be reused, and a vote for the wrong node is how a
-//! cluster splits.
+//! cluster splits. So is one from a node that was removed, and any at all while
+//! this node has not checked in ([`super::arrival`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use openraft::{
-    ReadPolicy,
+    ReadPolicy, ServerState,
+    async_runtime::WatchReceiver,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
     raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest},
     storage::Snapshot as RaftSnapshot,
 };
-use tokio::time::timeout;
-use tonic::{Request, Response, Status, Streaming};
+use tokio::{sync::watch, time::timeout};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use weir_proto::cluster::{
     Payload as Message, SnapshotChunk,
     raft_server::{Raft as RaftApi, RaftServer},
@@ -23,12 +25,13 @@ use weir_proto::cluster::{
 use super::{
     Raft,
     forms::{ForwardAnswer, Forwarded, ReadIndexAnswer, TransferForm},
+    gate::{Gate, Stranger},
     network::{MESSAGE_LIMIT_BYTES, SnapshotHead},
     snapshot::Snapshots,
     types::{LogId, Proposal, TypeConfig, Vote},
     wire::{self, Wire},
 };
-use crate::{ClusterId, NodeId, peer::identity};
+use crate::{ClusterId, NodeId, peer::identity, state::ClusterState};
 
 /// How long a sender of a snapshot may be silent.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
@@ -43,6 +46,9 @@ pub struct Service {
     pub(super) cluster: ClusterId,
     pub(super) me: NodeId,
     pub(super) raft: Raft,
+    pub(super) state: watch::Receiver<Arc<ClusterState>>,
+    pub(super) gate: Gate,
+    pub(super) stranger: Stranger,
     pub(super) snapshots: Snapshots,
 }
 
@@ -53,11 +59,66 @@ impl Service {
             .max_encoding_message_size(MESSAGE_LIMIT_BYTES)
     }
 
-    fn read<M: Wire>(&self, request: Request<Message>) -> Result<M, Status> {
-        identity::check(request.metadata(), self.cluster, self.me)?;
-        wire::decode(&request.into_inner().data)
-            .map_err(|error| Status::invalid_argument(error.to_string()))
+    fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        identity::check(metadata, self.cluster, self.me)?;
+        // A removed node that still votes is waited for: the one that leads has
+        // to be heard until others vote in its place.
+        let refusal = identity::check_sender(metadata, &self.state.borrow().removed);
+        if let (Err(status), Some(from)) = (refusal, identity::sender(metadata))
+            && !self.votes(from)
+        {
+            return Err(status);
+        }
+        // Not UNAVAILABLE: the connection is good and should be kept.
+        let closed = || Status::aborted(Gate::CLOSED);
+        self.gate.is_open().then_some(()).ok_or_else(closed)
     }
+
+    fn votes(&self, node: NodeId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.voter_ids().any(|id| id == node.0)
+    }
+
+    /// A message that only voters send. A node that votes alone gets none.
+    fn admit_voter(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.admit(metadata)?;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let Some(from) = identity::sender(metadata) else {
+            return Ok(());
+        };
+        if !membership.voter_ids().eq([self.me.0]) || from == self.me {
+            return Ok(());
+        }
+        let known = membership.get_node(&from.0).is_some()
+            || self.state.borrow().members.contains_key(&from);
+        // What was agreed before it led alone may not be applied yet.
+        let term = metrics.last_applied.map(|last| last.leader_id.term);
+        let leads = metrics.state == ServerState::Leader && term == Some(metrics.current_term);
+        if leads && !known {
+            self.stranger.saw(from);
+        }
+        let what = format!("node {} votes alone, and knows of no other voter", self.me);
+        Err(Status::aborted(what))
+    }
+
+    fn read_from_voter<M: Wire>(&self, request: Request<Message>) -> Result<M, Status> {
+        self.admit_voter(request.metadata())?;
+        decode(request)
+    }
+
+    fn read<M: Wire>(&self, request: Request<Message>) -> Result<M, Status> {
+        self.admit(request.metadata())?;
+        decode(request)
+    }
+}
+
+fn decode<M: Wire>(request: Request<Message>) -> Result<M, Status> {
+    wire::decode(&request.into_inner().data)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 fn answer<A: Wire>(answer: &A) -> Result<Response<Message>, Status> {
@@ -73,17 +134,17 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl RaftApi for Service {
     async fn vote(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
-        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        let request: VoteRequest<TypeConfig> = self.read_from_voter(request)?;
         answer(&self.raft.vote(request).await.map_err(stopped)?)
     }
 
     async fn pre_vote(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
-        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        let request: VoteRequest<TypeConfig> = self.read_from_voter(request)?;
         answer(&self.raft.pre_vote(request).await.map_err(stopped)?)
     }
 
     async fn append_entries(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
-        let request: AppendEntriesRequest<TypeConfig> = self.read(request)?;
+        let request: AppendEntriesRequest<TypeConfig> = self.read_from_voter(request)?;
         answer(&self.raft.append_entries(request).await.map_err(stopped)?)
     }
 
@@ -107,7 +168,7 @@ impl RaftApi for Service {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<Message>, Status> {
-        identity::check(request.metadata(), self.cluster, self.me)?;
+        self.admit_voter(request.metadata())?;
         let mut chunks = request.into_inner();
         let first = next_chunk(&mut chunks).await?;
         let first = first.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;

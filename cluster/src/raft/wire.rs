@@ -24,7 +24,7 @@ use super::types::{
 use crate::Error;
 
 /// First byte of everything that [`encode`] writes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// A value that has bytes of its own, independent of openraft's.
 pub trait Wire: Sized {
@@ -335,9 +335,9 @@ mod tests {
     /// Data on disk depends on these bytes: change [`VERSION`] with them.
     #[test]
     fn bytes_stay_as_they_are() {
-        assert_eq!(check(Vote::new_committed(3, 9)), [1, 3, 9, 1]);
-        assert_eq!(check(log_id(300, 2)), [1, 172, 2, 2]);
-        assert_eq!(check(None::<LogId>), [1, 0]);
+        assert_eq!(check(Vote::new_committed(3, 9)), [2, 3, 9, 1]);
+        assert_eq!(check(log_id(300, 2)), [2, 172, 2, 2]);
+        assert_eq!(check(None::<LogId>), [2, 0]);
         let entry = Entry {
             log_id: log_id(4, 5),
             payload: EntryPayload::Normal(Proposal {
@@ -347,7 +347,7 @@ mod tests {
                 },
             }),
         };
-        assert_eq!(check(entry), [1, 4, 5, 1, 7, 5, 1, 1]);
+        assert_eq!(check(entry), [2, 4, 5, 1, 7, 5, 1, 1]);
     }
 
     #[test]

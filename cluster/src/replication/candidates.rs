@@ -54,7 +54,9 @@ pub fn absence(
 ) -> Error {
     let owns = |node: &NodeId| holders.owners.contains(node) || holders.former.contains(node);
     let owner_failed = failed.iter().any(|(node, _)| owns(node));
-    let stand_ins_failed = failed.iter().filter(|(node, _)| !owns(node)).count();
+    // Who is neither, left the cluster since it was asked.
+    let stands_in = |node: &NodeId| holders.stand_ins.contains(node) && !owns(node);
+    let stand_ins_failed = failed.iter().filter(|(node, _)| stands_in(node)).count();
     if holders.owners.is_empty() || owner_failed || stand_ins_failed >= write_quorum {
         return shortfall("read blob", 1, 0, failed);
     }
@@ -125,6 +127,8 @@ mod tests {
             (&[4, 5], false),
             (&[1], false),
             (&[3], false),
+            // Nodes that left.
+            (&[8, 9], true),
         ] {
             let error = super::absence(digest, &holders, 2, down(failed));
             let told = matches!(error, Error::NotFound(_));

@@ -65,7 +65,7 @@ struct Candidates {
 impl Candidates {
     fn of_owners(shared: &Shared, view: &View, digest: Digest) -> Self {
         let owners = Holders {
-            owners: view.owners(digest).collect(),
+            owners: view.live_owners(digest).collect(),
             ..Holders::default()
         };
         let distance = |node| shared.latencies.distance(view, node);
@@ -251,6 +251,7 @@ impl Reader {
             return Err(Error::Internal(what));
         }
         self.offset = reached;
+        self.shared.foreground.bump();
         Ok(chunk)
     }
 

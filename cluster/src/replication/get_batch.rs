@@ -271,7 +271,7 @@ fn next_reader(shared: &Shared, view: &View, digest: Digest, read: &mut Read) ->
     let distance = |node| shared.latencies.distance(view, node);
     if read.holders.is_none() {
         let owners = view
-            .owners(digest)
+            .live_owners(digest)
             .filter(|node| !read.asked.contains(node));
         if let Some(nearest) = owners.min_by_key(|node| distance(*node)) {
             return Some(nearest);

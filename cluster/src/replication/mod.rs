@@ -18,6 +18,8 @@
 //! - a verb reads one view and keeps to it; only [`Error::StaleEpoch`] makes it
 //!   take a newer one, once;
 //! - bytes are neither spooled nor hashed here: owners do that;
+//! - a copy in the own store counts only if it was there before a newer epoch
+//!   came to which it does not belong, as with every peer: repair goes by that;
 //! - a node that is alone in its cluster pays nothing for any of this.
 //!
 //! | verb | stragglers | on failure | on cancel |
@@ -64,6 +66,7 @@ use crate::{
     blob::{BlobStore, BlobStream, ByteRange, Lease, Put, Verified},
     peer::Peers,
     placement::view::View,
+    repair::Foreground,
 };
 
 /// How long a node may take to begin an upload before a stand-in is chosen.
@@ -110,6 +113,8 @@ struct Shared {
     peers: Arc<dyn Peers>,
     view: watch::Receiver<Arc<View>>,
     latencies: Latencies,
+    /// What is done for clients, to which repair yields.
+    foreground: Foreground,
     /// Bytes that may still be put under way to each node in batches. A std
     /// mutex: held for map operations only.
     waiting: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
@@ -137,6 +142,7 @@ impl Replicated {
                 peers,
                 view,
                 latencies: Latencies::default(),
+                foreground: Foreground::default(),
                 waiting: Mutex::default(),
                 finishing: Arc::new(Semaphore::new(FINISHING_LIMIT)),
                 lacking,
@@ -166,6 +172,12 @@ impl Replicated {
         self.shared.lacking_count.load(Ordering::Relaxed)
     }
 
+    /// The count of what is done for clients here, for repair to yield to.
+    #[must_use]
+    pub fn foreground(&self) -> Foreground {
+        self.shared.foreground.clone()
+    }
+
     /// Smoothed time from asking a peer for a blob to its first bytes.
     #[must_use]
     pub fn latency(&self, node: NodeId) -> Option<Duration> {
@@ -173,6 +185,7 @@ impl Replicated {
     }
 
     fn span(&self, verb: &'static str) -> tracing::Span {
+        self.shared.foreground.bump();
         let view = self.shared.view();
         tracing::debug_span!(
             "replicated",

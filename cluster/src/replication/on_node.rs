@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     Digest, Epoch, Error, NodeId,
-    blob::{BlobStream, ByteRange, Lease, Put, Verified},
+    blob::{BlobStream, ByteRange, Lease, Put, Upload, Verified},
     placement::{
         NODE_LIMIT,
         view::{self, View},
@@ -84,13 +85,22 @@ impl Shared {
     }
 
     pub(super) async fn put_on(
-        &self,
+        self: &Arc<Self>,
         node: NodeId,
         epoch: Epoch,
         digest: Digest,
     ) -> Result<Put, Error> {
         if node == self.me {
-            return within(START_DEADLINE, node, self.local.put(digest)).await;
+            let put = within(START_DEADLINE, node, self.local.put(digest)).await?;
+            return Ok(match put {
+                Put::Present => Put::Present,
+                Put::Upload(inner) => Put::Upload(Box::new(OwnUpload {
+                    shared: Arc::clone(self),
+                    epoch,
+                    digest,
+                    inner,
+                })),
+            });
         }
         within(START_DEADLINE, node, self.peers.put(node, epoch, digest)).await
     }
@@ -103,12 +113,31 @@ impl Shared {
     ) -> Result<Vec<Result<(), Error>>, Error> {
         let count = blobs.len();
         let answers = if node == self.me {
-            self.local.put_batch(blobs).await
+            let digests: Vec<_> = blobs.iter().map(Verified::digest).collect();
+            let answers = self.local.put_batch(blobs).await;
+            for digest in digests {
+                self.admit_own(epoch, digest)?;
+            }
+            answers
         } else {
             let call = self.peers.put_batch(node, epoch, &blobs);
             within(COMMIT_DEADLINE, node, call).await?
         };
         expect_count(node, answers, count)
+    }
+
+    /// Whether a copy that is in the own store now counts, though its write
+    /// began under this epoch. Asked when it is there: the tempting look
+    /// beforehand would miss an epoch that begins while the disk is written,
+    /// and then the account that this node gives at that epoch lacks a blob
+    /// which was acknowledged.
+    fn admit_own(&self, theirs: Epoch, digest: Digest) -> Result<(), Error> {
+        let view = self.view.borrow();
+        let ours = view.epoch();
+        if theirs < ours && !view.owns(self.me, digest) {
+            return Err(Error::StaleEpoch { theirs, ours });
+        }
+        Ok(())
     }
 
     /// See [`put_batch::WAITING_BYTES`].
@@ -137,6 +166,26 @@ impl Shared {
         };
         let noted = self.lacking.try_send(note).is_ok();
         tracing::debug!(owner = %node, %digest, noted, "owner lacks a blob");
+    }
+}
+
+/// An upload to the own store, with the fence that peers have.
+struct OwnUpload {
+    shared: Arc<Shared>,
+    epoch: Epoch,
+    digest: Digest,
+    inner: Box<dyn Upload>,
+}
+
+#[async_trait]
+impl Upload for OwnUpload {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), Error> {
+        self.inner.write(chunk).await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), Error> {
+        self.inner.commit().await?;
+        self.shared.admit_own(self.epoch, self.digest)
     }
 }
 

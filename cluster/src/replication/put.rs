@@ -262,6 +262,7 @@ impl Upload for Tee {
         if chunk.is_empty() {
             return Ok(());
         }
+        self.shared.foreground.bump();
         self.wait_for_room().await?;
         self.drop_stragglers().await;
         self.send(&chunk);

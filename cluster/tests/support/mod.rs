@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,14 +14,20 @@ use std::{
 use futures::FutureExt;
 use rand::{SeedableRng, rngs::SmallRng};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 use weir_cluster::{
     ClusterId, Digest, NodeId,
+    blob::memory_store::MemoryStore,
     journal::disk::{Disk, RealDisk},
-    peer::dial::{Dial, plain},
-    raft::{Consensus, RaftConfig, RaftConsensus, Setup},
+    peer::{
+        Report, Start,
+        dial::{Dial, plain},
+        server::{PeerParts, PeerService},
+    },
+    placement::view,
+    raft::{Barred, Consensus, RaftConfig, RaftConsensus, Setup},
     state::{Command, Member, MemberStatus, RefKey, RefKind, RefValue, Response, Settings},
 };
 
@@ -40,6 +47,10 @@ pub(crate) struct Cluster {
 
 struct Node {
     consensus: Arc<RaftConsensus>,
+    /// Whether it has checked in and said so.
+    announced: Arc<AtomicBool>,
+    /// Ends when it may not take part any more.
+    taking_part: JoinHandle<Barred>,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -71,6 +82,45 @@ impl Cluster {
 
     /// Adds a node.
     pub(crate) async fn join(&mut self) {
+        let (index, listener) = self.new_member().await;
+        let (id, member) = self.members[index].clone();
+        if index > 0 {
+            let command = Command::AddMember {
+                id,
+                member: member.clone(),
+            };
+            self.agree(command).await;
+        }
+        self.run(index, listener).await;
+        if index == 0 {
+            let settings = Settings {
+                initial_nodes: self.initial_nodes,
+                ..Settings::default()
+            };
+            self.node(0).found(settings, member).await.unwrap();
+        }
+    }
+
+    /// Adds a node in the place of another, of the same name.
+    pub(crate) async fn replace(&mut self, old: usize) -> usize {
+        let (index, listener) = self.new_member().await;
+        let name = self.members[old].1.name.clone();
+        self.members[index].1.name = name;
+        let (id, member) = self.members[index].clone();
+        let old = self.id(old);
+        self.agree(Command::Replace { old, id, member }).await;
+        self.run(index, listener).await;
+        index
+    }
+
+    /// Has a command done, through any node that runs.
+    pub(crate) async fn agree(&self, command: Command) {
+        let node = self.nodes().next().unwrap();
+        let answer = node.propose(command).await.unwrap();
+        assert!(matches!(answer, Response::Done { .. }), "{answer:?}");
+    }
+
+    async fn new_member(&mut self) -> (usize, TcpListener) {
         let index = self.members.len();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -86,23 +136,8 @@ impl Cluster {
             status: MemberStatus::Joining,
             boot: 0,
         };
-        if index > 0 {
-            let command = Command::AddMember {
-                id,
-                member: member.clone(),
-            };
-            let answer = self.node(0).propose(command).await.unwrap();
-            assert!(matches!(answer, Response::Done { .. }), "{answer:?}");
-        }
-        self.members.push((id, member.clone()));
-        self.run(index, listener).await;
-        if index == 0 {
-            let settings = Settings {
-                initial_nodes: self.initial_nodes,
-                ..Settings::default()
-            };
-            self.node(0).found(settings, member).await.unwrap();
-        }
+        self.members.push((id, member));
+        (index, listener)
     }
 
     async fn run(&mut self, index: usize, listener: TcpListener) {
@@ -121,11 +156,32 @@ impl Cluster {
             disk: Arc::clone(&disk),
             state_dir: root.join("state"),
             dial,
+            removal: Default::default(),
         };
         let log = weir_cluster::raft::LogStore::open(disk, Default::default()).unwrap();
         let consensus = RaftConsensus::start(setup, log).await.unwrap();
+        let checking = Arc::clone(&consensus);
+        let me = self.members[index].0;
+        let peer = PeerService::new(PeerParts {
+            cluster: CLUSTER,
+            me,
+            local: Arc::new(MemoryStore::new()),
+            view: view::watch(me, consensus.state()),
+            report: Arc::new(Report::default),
+            offered: mpsc::channel(1).0,
+            check_in: Arc::new(move |node, start| checking.check_in(node, start)),
+            scrub: Arc::new(|| {}),
+        });
+        let announced = Arc::new(AtomicBool::new(false));
+        let taking_part = tokio::spawn(take_part(
+            Arc::clone(&consensus),
+            self.members[index].clone(),
+            begin_boot(&root),
+            Arc::clone(&announced),
+        ));
         let stop = CancellationToken::new();
         let server = Server::builder()
+            .add_service(peer.into_server())
             .add_service(consensus.service())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
@@ -134,6 +190,8 @@ impl Cluster {
         let server = tokio::spawn(async move { server.await.unwrap() });
         let node = Node {
             consensus,
+            announced,
+            taking_part,
             stop,
             server,
         };
@@ -175,6 +233,7 @@ impl Cluster {
     /// Ends a node without a word to the others.
     pub(crate) async fn kill(&mut self, index: usize) {
         let node = self.nodes.remove(&index).unwrap();
+        node.taking_part.abort();
         node.server.abort();
         let _ = node.server.await;
         node.consensus.shutdown().await;
@@ -194,6 +253,7 @@ impl Cluster {
 
     pub(crate) async fn stop(mut self) {
         for node in std::mem::take(&mut self.nodes).into_values() {
+            node.taking_part.abort();
             node.stop.cancel();
             node.consensus.shutdown().await;
             let _ = node.server.await;
@@ -223,8 +283,105 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn id(&self, index: usize) -> NodeId {
+        self.members[index].0
+    }
+
+    pub(crate) fn address(&self, index: usize) -> String {
+        self.members[index].1.peer_address.clone()
+    }
+
+    /// Whether a node has checked in and the cluster knows of its start.
+    pub(crate) fn has_announced(&self, index: usize) -> bool {
+        self.nodes[&index].announced.load(Ordering::SeqCst)
+    }
+
+    pub(crate) async fn announced(&self, index: usize) {
+        until("the node has checked in", || async {
+            self.has_announced(index)
+        })
+        .await;
+    }
+
+    /// Why a node may not take part, once it has heard so.
+    pub(crate) async fn barred(&mut self, index: usize) -> Barred {
+        let taking_part = &mut self.nodes.get_mut(&index).unwrap().taking_part;
+        let barred = tokio::time::timeout(LIMIT, taking_part).await;
+        barred.expect("the node may still take part").unwrap()
+    }
+
+    /// Copies a node's directory, as it is now.
+    pub(crate) fn copy_dir(&self, index: usize) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(&self.node_dir(index), copy.path());
+        copy
+    }
+
+    /// Puts a copy of its directory in the place of a node's directory.
+    pub(crate) fn restore_dir(&self, index: usize, copy: &TempDir) {
+        fs::remove_dir_all(self.node_dir(index)).unwrap();
+        copy_files(copy.path(), &self.node_dir(index));
+    }
+
     fn node_dir(&self, index: usize) -> PathBuf {
         self.dir.path().join(index.to_string())
+    }
+}
+
+/// What a node does beside Raft: checks in, announces itself, and listens
+/// whether it was removed.
+async fn take_part(
+    consensus: Arc<RaftConsensus>,
+    (id, member): (NodeId, Member),
+    start: Start,
+    announced: Arc<AtomicBool>,
+) -> Barred {
+    if let Err(barred) = consensus.arrive(&start).await {
+        return barred;
+    }
+    let command = Command::Announce {
+        id,
+        peer_address: member.peer_address,
+        client_address: member.client_address,
+        admin_address: member.admin_address,
+        boot: start.boot,
+        known_boots: start.known_boots.clone(),
+    };
+    loop {
+        match consensus.propose(command.clone()).await {
+            Ok(Response::Done { .. }) => break,
+            // The first node is not in the table before it has founded the cluster.
+            other => tracing::debug!(?other, "not announced yet"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    announced.store(true, Ordering::SeqCst);
+    consensus.expelled(&start).await
+}
+
+/// Writes the next start down beside those before it.
+fn begin_boot(root: &Path) -> Start {
+    let file = root.join("boots");
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let boot = rand::random::<u64>().max(1);
+    fs::write(&file, format!("{text}{boot}\n")).unwrap();
+    Start {
+        boot,
+        known_boots: text.lines().map(|line| line.parse().unwrap()).collect(),
+        last_log_index: 0,
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

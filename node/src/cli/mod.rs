@@ -8,13 +8,17 @@ mod admin_client;
 mod check_config;
 mod dev;
 mod fsck;
-
 mod init;
 mod join;
+mod node;
+mod plan;
+mod scrub;
 mod serve;
+mod settings;
+mod show;
 mod status;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -40,6 +44,10 @@ enum Command {
     Init(init::Init),
     Join(join::Join),
     Status(status::Status),
+    Node(node::Node),
+    Plan(plan::Plan),
+    Settings(settings::Settings),
+    Scrub(scrub::Scrub),
     CheckConfig(check_config::CheckConfig),
     Fsck(fsck::Fsck),
 }
@@ -68,6 +76,7 @@ struct NodeArgs {
     /// Admin address of any node of the cluster
     #[arg(
         long,
+        global = true,
         value_name = "URL",
         env = "WEIR_NODE",
         default_value = "http://127.0.0.1:8982"
@@ -90,6 +99,10 @@ pub fn main() -> ExitCode {
         Command::Init(command) => command.run(),
         Command::Join(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Node(command) => command.run(),
+        Command::Plan(command) => command.run(),
+        Command::Settings(command) => command.run(),
+        Command::Scrub(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
         Command::Fsck(command) => command.run(),
     };
@@ -114,6 +127,25 @@ fn say(text: impl std::fmt::Display) {
     use std::io::Write;
     // A reader that went away (`weir status | head`) is no reason to fail.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A duration from its text: a number with `s`, `m`, `h` or `d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let refuse = || format!("{text:?}: expected a number with s, m, h or d, e.g. 30m");
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(refuse)?;
+    let (number, unit) = text.split_at(digits);
+    let unit_seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(refuse()),
+    };
+    let number: u64 = number.parse().map_err(|_| refuse())?;
+    let seconds = number.checked_mul(unit_seconds).ok_or_else(refuse)?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// A runtime for commands that make a few calls and end.

@@ -11,15 +11,15 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use weir_cluster::{Digest, Error, blob::Lease};
+use weir_cluster::{Digest, Error};
 
 use super::{
     Durability,
-    clock::lease_end,
     core::Core,
-    index::{Location, Uses},
+    index::Location,
     record::{ALIGN, Prepared},
     segments::{SEGMENT_HEADER, Segment},
+    uses::Coming,
     volume::Room,
 };
 
@@ -198,7 +198,14 @@ impl Appender {
             return Err(Error::Fenced(why.to_owned()));
         }
         let mut kept = vec![0; group.len()];
-        let outcome = self.write_items(items(&self.core, group), &mut kept);
+        let Wanted { items, repeated } = wanted(&self.core, group);
+        let outcome = self.write_items(items, &mut kept);
+        if outcome.is_ok() {
+            let now = self.core.clock.now();
+            for (digest, coming) in repeated {
+                self.core.index.renew(&digest, coming, now);
+            }
+        }
         for (job, kept) in group.iter_mut().zip(kept) {
             if let Job::Put { room, .. } = job {
                 room.keep(kept);
@@ -259,7 +266,7 @@ impl Appender {
             end += len;
             match item.from {
                 None => {
-                    let uses = Uses::new(now, lease_end(now, Lease::SHORT.seconds));
+                    let uses = item.record.coming.uses(now);
                     core.index.put_small(digest, to, uses);
                     kept[item.job] += len;
                 }
@@ -282,6 +289,7 @@ impl Appender {
         }
         self.seal();
         let core = &*self.core;
+        core.volume.check_root()?;
         core.volume.refresh_limit();
         let number = core.segments.next();
         if number == u32::MAX {
@@ -341,18 +349,26 @@ impl Appender {
     }
 }
 
-/// The records of a group that are to be written: of those that are there
-/// already, or came twice, none is.
-fn items<'a>(core: &Core, group: &'a [Job]) -> Vec<Item<'a>> {
+/// What a group asks for.
+struct Wanted<'a> {
+    /// Records that are to be written: of those that are there already, or
+    /// came twice, none is.
+    items: Vec<Item<'a>>,
+    /// Those that came twice, and how: each has a say in the blob's life.
+    repeated: Vec<(Digest, Coming)>,
+}
+
+fn wanted<'a>(core: &Core, group: &'a [Job]) -> Wanted<'a> {
     let now = core.clock.now();
     let mut seen: HashSet<Digest> = HashSet::new();
-    let mut items = Vec::new();
+    let (mut items, mut repeated) = (Vec::new(), Vec::new());
     for (job, work) in group.iter().enumerate() {
         match work {
             Job::Put { records, .. } => {
                 for record in records {
-                    let end = lease_end(now, Lease::SHORT.seconds);
-                    if seen.insert(record.digest) && !core.index.touch(&record.digest, now, end) {
+                    if !seen.insert(record.digest) {
+                        repeated.push((record.digest, record.coming));
+                    } else if !core.index.renew(&record.digest, record.coming, now) {
                         items.push(Item {
                             record,
                             from: None,
@@ -375,5 +391,5 @@ fn items<'a>(core: &Core, group: &'a [Job]) -> Vec<Item<'a>> {
             Job::Settle { .. } => {}
         }
     }
-    items
+    Wanted { items, repeated }
 }

@@ -28,15 +28,17 @@ use weir_cluster::{
 use super::{
     core::Core,
     files::TEMP_DIR,
-    index::{Large, Location, SHARDS, Small, Uses},
+    index::{Large, Location, SHARDS, Small},
     record::{ALIGN, record_len, u32_at, u64_at},
+    uses::Uses,
 };
 
 pub(super) const PATH: &str = "index.checkpoint";
 pub(super) const CLEAN_PATH: &str = "index.clean";
 
 const MAGIC: u32 = u32::from_le_bytes(*b"WrIx");
-const VERSION: u32 = 1;
+/// 2: shards go by the first bits of the hash. One of version 1 is ignored.
+const VERSION: u32 = 2;
 const HEADER: usize = 36;
 const SECTION_HEADER: usize = 12;
 const SMALL: usize = 52;
@@ -61,13 +63,14 @@ pub(super) struct Section {
 
 /// Bytes a checkpoint takes now, about.
 pub(super) fn size(core: &Core) -> u64 {
-    core.index.totals().0 * SMALL as u64
+    core.index.counts().totals().0 * SMALL as u64
 }
 
 /// Replaces the checkpoint. All records before `position` are durable and in
 /// the index. Answers with its id.
 pub(super) fn write(core: &Core, position: Location) -> Result<u64, Error> {
     let volume = &core.volume;
+    volume.check_root()?;
     let temporary = Path::new(TEMP_DIR).join(PATH);
     let head = Head {
         id: rand::random(),

@@ -4,7 +4,10 @@
 //! Whether a blob goes is asked again under the index's lock at the moment it
 //! goes, so a lease granted meanwhile holds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tokio::sync::oneshot;
 use weir_cluster::{Digest, Error, blob::Verified};
@@ -15,10 +18,11 @@ use super::{
     core::Core,
     eviction::{Name, Spare, Unit, plan},
     files,
-    index::{Claim, Location, Uses},
+    index::Location,
     read::read_record,
     record::{Prepared, record_len},
     segments::{self, Segment},
+    uses::{Claim, Uses},
 };
 
 /// Bytes of surviving blobs that are moved at a time; also the memory it takes.
@@ -35,15 +39,16 @@ pub(super) struct Cleaned {
 }
 
 /// Frees `want` bytes, or as many as may be; nothing at all if that is less
-/// than `need`, since then it would help nobody.
-pub(super) fn clean(core: &Arc<Core>, need: u64, want: u64) -> Result<Cleaned, Error> {
+/// than `need`, since then it would help nobody. Only blobs last used before
+/// `before` go.
+pub(super) fn clean(core: &Arc<Core>, need: u64, want: u64, before: u32) -> Result<Cleaned, Error> {
     core.volume.check_writable()?;
     let now = core.clock.now();
     let Survey {
         units,
         first_lease_end,
     } = survey(core, now);
-    let plan = plan(units, want);
+    let plan = plan(units, want, before);
     let mut cleaned = Cleaned {
         freed: 0,
         could: plan.freed,
@@ -142,12 +147,17 @@ fn claim(core: &Core, uses: &Uses, now: u32) -> Claim {
     }
 }
 
-fn may_go(core: &Core, uses: &Uses, spare: Spare, now: u32) -> bool {
-    match claim(core, uses, now) {
+/// Whether a blob is evicted; if so the horizon takes note.
+fn goes(core: &Core, uses: &Uses, spare: Spare, now: u32) -> bool {
+    let goes = match claim(core, uses, now) {
         Claim::Leased => false,
         Claim::Touched => spare == Spare::Leased,
         Claim::Cold => true,
+    };
+    if goes {
+        core.horizon.raise(uses.access());
     }
+    goes
 }
 
 fn retire_segment(core: &Arc<Core>, number: u32, spare: Spare, now: u32) -> Result<(), Error> {
@@ -167,7 +177,7 @@ fn retire_segment(core: &Arc<Core>, number: u32, spare: Spare, now: u32) -> Resu
     held.retain(|(digest, location)| {
         !core
             .index
-            .remove_small_if(digest, *location, |uses| may_go(core, uses, spare, now))
+            .remove_small_if(digest, *location, |uses| goes(core, uses, spare, now))
     });
     held.sort_unstable_by_key(|(_, location)| *location);
     move_blobs(core, &segment, &held)?;
@@ -176,6 +186,12 @@ fn retire_segment(core: &Arc<Core>, number: u32, spare: Spare, now: u32) -> Resu
     let (answer, answered) = oneshot::channel();
     core.queue.push(Job::Settle { answer });
     answered.blocking_recv().map_err(|_| stopped())??;
+    remove_segment(core, &segment)
+}
+
+/// Removes a segment that nothing in the index leads to.
+fn remove_segment(core: &Core, segment: &Segment) -> Result<(), Error> {
+    let number = segment.number;
     core.volume.check_writable()?;
     core.volume
         .disk
@@ -184,6 +200,26 @@ fn retire_segment(core: &Arc<Core>, number: u32, spare: Spare, now: u32) -> Resu
     core.segments.remove(number);
     core.volume.free(segment.end());
     Ok(())
+}
+
+/// Removes those of the segments whose last copy was dropped; answers with
+/// those that must be looked at again once they are sealed.
+///
+/// Only segments that copies were dropped from: another in which nothing is
+/// found may be one that could not be read.
+pub(super) fn remove_emptied(core: &Core, numbers: &BTreeSet<u32>) -> Result<Vec<u32>, Error> {
+    let mut growing = Vec::new();
+    for number in numbers {
+        let Some(segment) = core.segments.get(*number) else {
+            continue;
+        };
+        if segment.is_active() {
+            growing.push(*number);
+        } else if !core.index.counts().is_live(*number) {
+            remove_segment(core, &segment)?;
+        }
+    }
+    Ok(growing)
 }
 
 /// Appends blobs again. A damaged one is set aside.
@@ -223,19 +259,25 @@ fn move_blobs(
 }
 
 fn retire_file(core: &Core, digest: &Digest, spare: Spare, now: u32) -> Result<(), Error> {
+    remove_file(core, digest, |uses| goes(core, uses, spare, now)).map(|_| ())
+}
+
+/// Removes a large blob if `agreed`; whether it went.
+pub(super) fn remove_file(
+    core: &Core,
+    digest: &Digest,
+    agreed: impl FnOnce(&Uses) -> bool,
+) -> Result<bool, Error> {
     let volume = &core.volume;
     let _name = core.names.lock(digest);
     volume.check_writable()?;
-    let gone = core
-        .index
-        .remove_large_if(digest, |uses| may_go(core, uses, spare, now));
-    if !gone {
-        return Ok(());
+    if !core.index.remove_large_if(digest, agreed) {
+        return Ok(false);
     }
     volume
         .disk
         .remove(&files::path(digest))
         .map_err(|error| volume.fence("cannot remove a file", &error))?;
     volume.free(files::file_len(digest.size).unwrap_or(0));
-    Ok(())
+    Ok(true)
 }

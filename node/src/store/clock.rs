@@ -14,6 +14,10 @@ use std::{
 /// Largest store time: the top bit of a last access says "touched". 68 years.
 pub(super) const TIME_MAX: u32 = u32::MAX >> 1;
 
+/// Store time at which an empty store begins, about a year: blobs that are
+/// copied to a new node were used before it was there, and keep their ages.
+pub(super) const BEGINNING: u32 = 1 << 25;
+
 /// Tells the store time.
 pub(super) struct Clock {
     opened: Instant,

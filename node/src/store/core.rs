@@ -11,17 +11,19 @@ use super::{
     clock::Clock,
     files::{self, Names},
     fsck,
+    horizon::Horizon,
     index::{Index, Location},
     keeper::Keeper,
     quarantine::Quarantine,
     record::Prepared,
+    scrub::Scrub,
     segments::Segments,
     upload::UPLOADS_AT_ONCE,
     volume::{Room, Volume},
 };
 
 /// How often a write asks for room that others then take before it.
-const ADMISSION_TRIES: u32 = 16;
+pub(super) const ADMISSION_TRIES: u32 = 16;
 
 pub(super) struct Core {
     pub(super) config: StoreConfig,
@@ -33,6 +35,8 @@ pub(super) struct Core {
     pub(super) queue: Queue,
     pub(super) keeper: Keeper,
     pub(super) quarantine: Quarantine,
+    pub(super) horizon: Horizon,
+    pub(super) scrub: Scrub,
     /// Turns of large uploads.
     pub(super) uploads: Arc<Semaphore>,
 }
@@ -49,6 +53,8 @@ impl Core {
             queue: Queue::new(),
             keeper: Keeper::default(),
             quarantine: Quarantine::default(),
+            horizon: Horizon::default(),
+            scrub: Scrub::new(),
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
         }
     }
@@ -84,7 +90,7 @@ impl Core {
             if let Some(room) = self.volume.take(bytes) {
                 return Ok(room);
             }
-            self.keeper.make_room(bytes).await?;
+            self.keeper.make_room(bytes, None).await?;
         }
         Err(self.full(bytes))
     }

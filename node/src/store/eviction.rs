@@ -55,8 +55,9 @@ pub(super) struct Plan {
     pub(super) freed: u64,
 }
 
-/// Plans to free at least `need` bytes; frees less if there is no more to free.
-pub(super) fn plan(mut units: Vec<Unit>, need: u64) -> Plan {
+/// Plans to free at least `need` bytes, by blobs last used before `before` only;
+/// frees less if there is no more to free.
+pub(super) fn plan(mut units: Vec<Unit>, need: u64, before: u32) -> Plan {
     let mut plan = Plan::default();
     let mut horizon = 0;
     for (spare, least) in [
@@ -67,7 +68,10 @@ pub(super) fn plan(mut units: Vec<Unit>, need: u64) -> Plan {
         units.sort_by_key(|unit| unit.use_of_the_gone(spare));
         units.retain(|unit| {
             let gain = unit.gain(spare);
-            let chosen = plan.freed < need && gain > 0 && gain >= unit.bytes / least;
+            let chosen = plan.freed < need
+                && gain > 0
+                && gain >= unit.bytes / least
+                && unit.use_of_the_gone(spare) < before;
             if chosen {
                 plan.freed += gain;
                 plan.victims.push((unit.name, spare));
@@ -131,7 +135,7 @@ mod tests {
     }
 
     fn check(units: &[Unit], need: u64, expected: &[(Unit, Spare)]) -> Plan {
-        let plan = plan(units.to_vec(), need);
+        let plan = plan(units.to_vec(), need, u32::MAX);
         let expected: Vec<_> = expected
             .iter()
             .map(|(unit, spare)| (unit.name, *spare))
@@ -153,6 +157,14 @@ mod tests {
         check(&units, 1, &[(units[1], BOTH)]);
         let plan = check(&units, 150, &[(units[1], BOTH), (units[2], BOTH)]);
         assert_eq!(plan.freed, 200);
+    }
+
+    #[test]
+    fn room_for_an_old_blob_is_made_by_older_ones_only() {
+        let units = [file(1, 0, 0, 10), file(2, 0, 100, 20), segment(3, 0, 0, 30)];
+        for (before, freed) in [(10, 0), (11, 100), (20, 100), (21, 200), (31, 300)] {
+            assert_eq!(plan(units.to_vec(), 1000, before).freed, freed, "{before}");
+        }
     }
 
     #[test]

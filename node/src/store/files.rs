@@ -29,7 +29,10 @@ use weir_cluster::{
     words::digest::DigestFunction,
 };
 
-use super::record::{u32_at, u64_at};
+use super::{
+    record::{u32_at, u64_at},
+    volume::sync_failed,
+};
 
 /// The folder of large blobs.
 pub(super) const DIR: &str = "files";
@@ -101,12 +104,6 @@ pub(super) fn publish(
     // A rename is sure only when both folders are synced.
     disk.sync_dir(&folder).map_err(sync_failed)?;
     disk.sync_dir(Path::new(TEMP_DIR)).map_err(sync_failed)
-}
-
-/// A sync that failed is never tried again, whatever its reason: hides that it
-/// may have been a lack of room, which would be no reason to fence the volume.
-fn sync_failed(error: io::Error) -> io::Error {
-    io::Error::other(error)
 }
 
 pub(super) fn folder(first: u8) -> PathBuf {

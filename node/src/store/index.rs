@@ -7,19 +7,25 @@
 
 use std::sync::{
     RwLock, RwLockReadGuard, RwLockWriteGuard,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 use hashbrown::HashTable;
-use weir_cluster::{Digest, blob::SMALL_BLOB_BYTES};
+use weir_cluster::{
+    Digest,
+    blob::{Lease, SMALL_BLOB_BYTES},
+};
 
-use super::table::Table;
+use super::{
+    clock::lease_end,
+    counts::Counts,
+    table::Table,
+    uses::{Coming, Uses},
+};
 
-/// Enough that two threads seldom want the same one.
+/// Enough that two threads seldom want the same one. Each has the blobs of 256
+/// slots that follow one another.
 pub(super) const SHARDS: usize = 64;
-
-/// Top bit of a last access: used since it was written or last passed over.
-const TOUCHED: u32 = 1 << 31;
 
 /// Where a small blob is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,23 +49,6 @@ pub(super) struct Large {
     pub(super) uses: Uses,
 }
 
-/// Last use and lease of a blob, both in store time.
-#[derive(Debug)]
-pub(super) struct Uses {
-    access: AtomicU32,
-    lease_end: AtomicU32,
-}
-
-/// How much an entry is still wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Claim {
-    /// May not be evicted.
-    Leased,
-    /// Used since it was written or last passed over by the cleaner.
-    Touched,
-    Cold,
-}
-
 #[derive(Default)]
 pub(super) struct Shard {
     pub(super) small: Table,
@@ -74,8 +63,7 @@ pub(super) struct Index {
     /// Every blob counts as leased until then: leases from before a crash are
     /// not known.
     lease_floor: AtomicU32,
-    blobs: AtomicU64,
-    bytes: AtomicU64,
+    counts: Counts,
 }
 
 impl Small {
@@ -91,63 +79,19 @@ impl Small {
     }
 }
 
-impl Uses {
-    pub(super) fn new(access: u32, lease_end: u32) -> Self {
-        Self {
-            access: AtomicU32::new(access),
-            lease_end: AtomicU32::new(lease_end),
-        }
-    }
-
-    /// As written in a checkpoint: last access with its mark, end of the lease.
-    pub(super) fn parts(&self) -> (u32, u32) {
-        (self.access.load(Relaxed), self.lease_end.load(Relaxed))
-    }
-
-    /// Time of the last use.
-    pub(super) fn access(&self) -> u32 {
-        self.access.load(Relaxed) & !TOUCHED
-    }
-
-    pub(super) fn lease_end(&self) -> u32 {
-        self.lease_end.load(Relaxed)
-    }
-
-    fn touch(&self, now: u32, lease_end: u32) {
-        self.access.store(now | TOUCHED, Relaxed);
-        self.lease_end.fetch_max(lease_end, Relaxed);
-    }
-
-    /// Takes the second chance: from here only a new use counts.
-    fn pass_over(&self) {
-        self.access.fetch_and(!TOUCHED, Relaxed);
-    }
-
-    pub(super) fn claim(&self, now: u32) -> Claim {
-        if self.lease_end.load(Relaxed) > now {
-            Claim::Leased
-        } else if self.access.load(Relaxed) & TOUCHED != 0 {
-            Claim::Touched
-        } else {
-            Claim::Cold
-        }
-    }
-}
-
 impl Index {
     pub(super) fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             salt: rand::random(),
             lease_floor: AtomicU32::new(0),
-            blobs: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            counts: Counts::new(),
         }
     }
 
-    /// Number of blobs and of their bytes.
-    pub(super) fn totals(&self) -> (u64, u64) {
-        (self.blobs.load(Relaxed), self.bytes.load(Relaxed))
+    /// How much there is, and where.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     pub(super) fn set_lease_floor(&self, end: u32) {
@@ -170,6 +114,21 @@ impl Index {
         }
     }
 
+    /// Whether the blob is here; if so its lease is extended. Counts as no use.
+    pub(super) fn hold(&self, digest: &Digest, lease_end: u32) -> bool {
+        let shard = self.read(shard_of(&digest.hash));
+        let uses = self.uses(&shard, digest);
+        uses.inspect(|uses| uses.hold(lease_end)).is_some()
+    }
+
+    /// Whether the blob is here; if so that is all that comes of bringing it.
+    pub(super) fn renew(&self, digest: &Digest, coming: Coming, now: u32) -> bool {
+        match coming {
+            Coming::Put => self.touch(digest, now, lease_end(now, Lease::SHORT.seconds)),
+            Coming::Adopted { lease_end, .. } => self.hold(digest, lease_end),
+        }
+    }
+
     /// Whether the blob is here. Counts as no use.
     pub(super) fn contains(&self, digest: &Digest) -> bool {
         let shard = self.read(shard_of(&digest.hash));
@@ -186,7 +145,10 @@ impl Index {
     pub(super) fn put_small(&self, digest: Digest, location: Location, uses: Uses) {
         let mut shard = self.write(shard_of(&digest.hash));
         match shard.small.find_mut(self.key(&digest.hash), &digest) {
-            Some(held) => held.location = location,
+            Some(held) => {
+                self.counts.moved(held.location.segment, location.segment);
+                held.location = location;
+            }
             None => {
                 let entry = Small {
                     hash: digest.hash,
@@ -195,7 +157,7 @@ impl Index {
                     uses,
                 };
                 shard.small.insert(entry, |entry| self.key(&entry.hash));
-                self.count(digest.size);
+                self.counts.came(&digest, Some(location.segment));
             }
         }
     }
@@ -210,6 +172,7 @@ impl Index {
         {
             entry.location = to;
             entry.uses.pass_over();
+            self.counts.moved(from.segment, to.segment);
         }
     }
 
@@ -223,7 +186,7 @@ impl Index {
         );
         if let hashbrown::hash_table::Entry::Vacant(free) = entry {
             free.insert(Large { digest, uses });
-            self.count(digest.size);
+            self.counts.came(&digest, None);
         }
     }
 
@@ -242,7 +205,7 @@ impl Index {
             shard
                 .small
                 .remove(key, digest, |entry| self.key(&entry.hash));
-            self.discount(digest.size);
+            self.counts.went(digest, Some(location.segment));
         }
         goes
     }
@@ -260,7 +223,7 @@ impl Index {
         match found {
             Ok(entry) if agreed(&entry.get().uses) => {
                 entry.remove();
-                self.discount(digest.size);
+                self.counts.went(digest, None);
                 true
             }
             _ => false,
@@ -279,8 +242,13 @@ impl Index {
 
     /// Visits the shards one after another, each locked against removal while
     /// it is visited.
-    pub(super) fn each_shard(&self, mut visit: impl FnMut(&Shard)) {
-        for shard in 0..SHARDS {
+    pub(super) fn each_shard(&self, visit: impl FnMut(&Shard)) {
+        self.visit_some(u64::MAX, visit);
+    }
+
+    /// The same for those whose bit is set.
+    pub(super) fn visit_some(&self, shards: u64, mut visit: impl FnMut(&Shard)) {
+        for shard in (0..SHARDS).filter(|shard| shards & (1 << shard) != 0) {
             visit(&self.read(shard));
         }
     }
@@ -290,14 +258,11 @@ impl Index {
     pub(super) fn fill(&self, shard: usize, most: usize, entries: impl Iterator<Item = Small>) {
         let mut held = self.write(shard);
         held.small.reserve(most, |entry| self.key(&entry.hash));
-        let (mut blobs, mut bytes) = (0, 0);
         for entry in entries {
-            blobs += 1;
-            bytes += u64::from(entry.size);
+            let segment = entry.location.segment;
+            self.counts.came(&entry.digest(), Some(segment));
             held.small.insert(entry, |entry| self.key(&entry.hash));
         }
-        self.blobs.fetch_add(blobs, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
     }
 
     fn uses<'a>(&self, shard: &'a Shard, digest: &Digest) -> Option<&'a Uses> {
@@ -322,16 +287,6 @@ impl Index {
         (product as u64) ^ ((product >> 64) as u64)
     }
 
-    fn count(&self, size: u64) {
-        self.blobs.fetch_add(1, Relaxed);
-        self.bytes.fetch_add(size, Relaxed);
-    }
-
-    fn discount(&self, size: u64) {
-        self.blobs.fetch_sub(1, Relaxed);
-        self.bytes.fetch_sub(size, Relaxed);
-    }
-
     // Std locks: held for table operations only, never across an await.
     fn read(&self, shard: usize) -> RwLockReadGuard<'_, Shard> {
         self.shards[shard]
@@ -348,12 +303,13 @@ impl Index {
 
 /// The shard a hash belongs to, the same in every process.
 pub(super) fn shard_of(hash: &[u8; 32]) -> usize {
-    usize::from(hash[31]) % SHARDS
+    usize::from(hash[0]) * SHARDS / 256
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::uses::Claim;
 
     #[test]
     fn an_entry_stays_small() {
@@ -396,8 +352,8 @@ mod tests {
         assert_eq!(claim(14), [Claim::Cold]);
         assert!(!index.remove_small_if(&digest, here, |_| true));
         assert!(!index.remove_small_if(&digest, there, |_| false));
-        assert_eq!(index.totals(), (1, 4));
+        assert_eq!(index.counts().totals(), (1, 4));
         assert!(index.remove_small_if(&digest, there, |_| true));
-        assert_eq!(index.totals(), (0, 0));
+        assert_eq!(index.counts().totals(), (0, 0));
     }
 }

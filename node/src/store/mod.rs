@@ -41,15 +41,18 @@ use weir_cluster::{
     peer::Report,
 };
 
+mod adopt;
 mod appender;
 mod checkpoint;
 mod cleaner;
 mod clock;
 mod config;
 mod core;
+mod counts;
 mod eviction;
 mod files;
 pub mod fsck;
+mod horizon;
 mod index;
 mod inventory;
 mod keeper;
@@ -58,11 +61,13 @@ mod read;
 mod record;
 mod recover;
 mod scan;
+mod scrub;
 mod segments;
 mod table;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod uses;
 mod volume;
 
 pub use config::{Durability, StoreConfig};
@@ -72,7 +77,8 @@ use self::{
     core::Core,
     index::Location,
     read::OpenFile,
-    upload::{LargeUpload, SmallUpload},
+    upload::{LargeUpload, NewFile, SmallUpload},
+    uses::Coming,
     volume::Volume,
 };
 
@@ -111,8 +117,10 @@ impl LocalStore {
         let core = Arc::new(core);
         let appender = core.clone();
         let keeper = core.clone();
+        let scrub = core.clone();
         let threads = vec![
             spawn("store-keep", move || keeper::run(&keeper))?,
+            spawn("store-scrub", move || scrub::run(&scrub))?,
             spawn("store-append", move || appender::run(appender))?,
         ];
         Ok(Arc::new(Self {
@@ -125,7 +133,7 @@ impl LocalStore {
     #[must_use]
     pub fn report(&self) -> Report {
         let volume = &self.core.volume;
-        let (blobs, bytes) = self.core.index.totals();
+        let (blobs, bytes) = self.core.index.counts().totals();
         Report {
             blobs,
             bytes,
@@ -136,6 +144,7 @@ impl LocalStore {
                 None => "ok".into(),
             },
             version: env!("CARGO_PKG_VERSION").into(),
+            scrub: self.scrub_report(),
             ..Report::default()
         }
     }
@@ -171,6 +180,7 @@ impl LocalStore {
     fn stop(&self, drain: bool) -> bool {
         // The keeper first: it waits for the appender's answers.
         self.core.keeper.stop();
+        self.core.scrub.stop(drain);
         let threads = std::mem::take(&mut *self.threads.lock().expect("no panic while locked"));
         let running = !threads.is_empty();
         let mut threads = threads.into_iter();
@@ -180,6 +190,81 @@ impl LocalStore {
         self.core.queue.stop(drain);
         threads.for_each(join);
         running
+    }
+
+    /// Bytes of a blob that is here, without using it.
+    async fn stream(
+        &self,
+        digest: Digest,
+        range: std::ops::Range<u64>,
+    ) -> Result<BlobStream, Error> {
+        if range.is_empty() && (digest.is_empty_blob() || self.core.index.contains(&digest)) {
+            return Ok(Box::pin(stream::empty()));
+        }
+        let core = self.core.clone();
+        if digest.size > SMALL_BLOB_BYTES {
+            let open = blocking(move || OpenFile::open(core, &digest)).await??;
+            return Ok(open.stream(range));
+        }
+        let bytes = blocking(move || read::read_small(&core, &digest)).await??;
+        let bytes = bytes.slice(range.start as usize..range.end as usize);
+        debug_assert!(bytes.len() <= CHUNK_BYTES);
+        Ok(Box::pin(stream::once(async { Ok(bytes) })))
+    }
+
+    /// Whole blobs, without using them; one answer per digest, in order.
+    async fn read_all(&self, digests: &[Digest]) -> Vec<Result<Bytes, Error>> {
+        let core = self.core.clone();
+        let wanted = digests.to_vec();
+        let read = blocking(move || {
+            let mut answers = vec![Ok(Bytes::new()); wanted.len()];
+            for index in read::in_disk_order(&core, &wanted) {
+                let digest = &wanted[index];
+                if !digest.is_empty_blob() && digest.size <= SMALL_BLOB_BYTES {
+                    answers[index] = read::read_small(&core, digest);
+                }
+            }
+            answers
+        });
+        let mut answers = match read.await {
+            Ok(answers) => answers,
+            Err(error) => return vec![Err(error); digests.len()],
+        };
+        for (digest, answer) in digests.iter().zip(&mut answers) {
+            if digest.size > SMALL_BLOB_BYTES {
+                *answer = match self.stream(*digest, 0..digest.size).await {
+                    Ok(stream) => collect(stream).await,
+                    Err(error) => Err(error),
+                };
+            }
+        }
+        answers
+    }
+
+    /// Begins an upload of a blob that is not here.
+    async fn begin(&self, digest: Digest, coming: Coming) -> Result<Put, Error> {
+        let core = self.core.clone();
+        core.volume.check_writable()?;
+        if digest.size <= SMALL_BLOB_BYTES {
+            let upload = SmallUpload::new(core, digest, coming);
+            return Ok(Put::Upload(Box::new(upload)));
+        }
+        let Some(len) = files::file_len(digest.size) else {
+            return Err(Error::Invalid(format!(
+                "blob {digest} is too large for a file"
+            )));
+        };
+        let turn = core.uploads.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| appender::stopped())?;
+        core.volume.refresh_limit();
+        let room = core.admit_adopted(len, coming).await?;
+        let file = NewFile {
+            digest,
+            len,
+            room,
+            coming,
+        };
+        Ok(Put::Upload(Box::new(LargeUpload::begin(core, file, turn))))
     }
 
     /// Whether the blob is here; if so it counts as used, and leased.
@@ -224,71 +309,21 @@ impl BlobStore for LocalStore {
         if !self.touch(&digest, Lease::SHORT) {
             return Err(Error::NotFound(digest));
         }
-        if range.is_empty() {
-            return Ok(Box::pin(stream::empty()));
-        }
-        let core = self.core.clone();
-        if digest.size > SMALL_BLOB_BYTES {
-            let open = blocking(move || OpenFile::open(core, &digest)).await??;
-            return Ok(open.stream(range));
-        }
-        let bytes = blocking(move || read::read_small(&core, &digest)).await??;
-        let bytes = bytes.slice(range.start as usize..range.end as usize);
-        debug_assert!(bytes.len() <= CHUNK_BYTES);
-        Ok(Box::pin(stream::once(async { Ok(bytes) })))
+        self.stream(digest, range).await
     }
 
     async fn get_batch(&self, digests: &[Digest]) -> Vec<Result<Bytes, Error>> {
         for digest in digests {
             self.touch(digest, Lease::SHORT);
         }
-        let core = self.core.clone();
-        let wanted = digests.to_vec();
-        let read = blocking(move || {
-            let mut answers = vec![Ok(Bytes::new()); wanted.len()];
-            for index in read::in_disk_order(&core, &wanted) {
-                let digest = &wanted[index];
-                if !digest.is_empty_blob() && digest.size <= SMALL_BLOB_BYTES {
-                    answers[index] = read::read_small(&core, digest);
-                }
-            }
-            answers
-        });
-        let mut answers = match read.await {
-            Ok(answers) => answers,
-            Err(error) => return vec![Err(error); digests.len()],
-        };
-        for (digest, answer) in digests.iter().zip(&mut answers) {
-            if digest.size > SMALL_BLOB_BYTES {
-                *answer = match self.get(*digest, ByteRange::ALL).await {
-                    Ok(stream) => collect(stream).await,
-                    Err(error) => Err(error),
-                };
-            }
-        }
-        answers
+        self.read_all(digests).await
     }
 
     async fn put(&self, digest: Digest) -> Result<Put, Error> {
         if self.touch(&digest, Lease::SHORT) {
             return Ok(Put::Present);
         }
-        let core = self.core.clone();
-        core.volume.check_writable()?;
-        if digest.size <= SMALL_BLOB_BYTES {
-            return Ok(Put::Upload(Box::new(SmallUpload::new(core, digest))));
-        }
-        let Some(file_len) = files::file_len(digest.size) else {
-            return Err(Error::Invalid(format!(
-                "blob {digest} is too large for a file"
-            )));
-        };
-        let turn = core.uploads.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| appender::stopped())?;
-        core.volume.refresh_limit();
-        let room = core.admit(file_len).await?;
-        let upload = LargeUpload::begin(core, digest, file_len, room, turn);
-        Ok(Put::Upload(Box::new(upload)))
+        self.begin(digest, Coming::Put).await
     }
 
     async fn put_batch(&self, blobs: Vec<Verified>) -> Vec<Result<(), Error>> {

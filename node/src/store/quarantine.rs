@@ -2,9 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
+use tokio::sync::Notify;
 use weir_cluster::Digest;
 
 /// Damaged blobs that are remembered by digest; a volume with more of them
@@ -16,6 +20,8 @@ const REMEMBERED_MAX: usize = 10_000;
 pub(super) struct Quarantine {
     // A std mutex: held for list operations only, never across an await.
     held: Mutex<VecDeque<Digest>>,
+    total: AtomicU64,
+    noted: Arc<Notify>,
 }
 
 impl Quarantine {
@@ -25,20 +31,34 @@ impl Quarantine {
             Some(digest) => tracing::error!(%digest, place, "damaged copy set aside"),
             None => tracing::error!(place, "damaged bytes passed over"),
         }
-        let mut held = self.lock();
-        if let Some(digest) = digest
-            && !held.contains(&digest)
+        self.total.fetch_add(1, Relaxed);
         {
-            if held.len() == REMEMBERED_MAX {
-                held.pop_front();
+            let mut held = self.lock();
+            if let Some(digest) = digest
+                && !held.contains(&digest)
+            {
+                if held.len() == REMEMBERED_MAX {
+                    held.pop_front();
+                }
+                held.push_back(digest);
             }
-            held.push_back(digest);
         }
+        self.noted.notify_one();
     }
 
     /// The digests that are remembered, oldest first.
     pub(super) fn digests(&self) -> Vec<Digest> {
         self.lock().iter().copied().collect()
+    }
+
+    /// How many damages were noted.
+    pub(super) fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// Told of each.
+    pub(super) fn notify(&self) -> Arc<Notify> {
+        self.noted.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Digest>> {

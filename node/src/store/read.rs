@@ -19,6 +19,7 @@ use super::{
     files::{self, Trailer},
     index::Location,
     record::{ALIGN, Header, header_len, record_len},
+    volume,
 };
 
 /// Chunks of a stream under way to or from the disk: the one that is sent and
@@ -89,14 +90,19 @@ impl OpenFile {
         let file = match core.volume.disk.open(&files::path(digest)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Evicted just now, or gone without the store's doing.
+                // Evicted just now, or gone without the store's doing: with the
+                // whole volume, if it is not there, which is no damage.
+                core.volume.check_root()?;
                 return Err(if core.index.contains(digest) {
                     core.set_aside_large(digest, "its file is gone")
                 } else {
                     Error::NotFound(*digest)
                 });
             }
-            Err(error) => return Err(Error::io(format!("cannot open blob {digest}"), error)),
+            Err(error) if volume::is_about_the_process(&error) => {
+                return Err(Error::io(format!("cannot open blob {digest}"), error));
+            }
+            Err(error) => return Err(core.set_aside_large(digest, &error.to_string())),
         };
         match files::read_trailer(&*file, digest) {
             Ok(Some(trailer)) => Ok(Self {
@@ -124,6 +130,11 @@ impl OpenFile {
         }
         let wanted = (part.start - start) as usize..(part.end - start) as usize;
         Ok(Bytes::from(bytes).slice(wanted))
+    }
+
+    /// Has the next read of a part come from the disk.
+    pub(super) fn uncache(&self, part: std::ops::Range<u64>) {
+        self.file.uncache(part.start, part.end - part.start);
     }
 
     /// The bytes of a range, read on blocking threads.

@@ -16,6 +16,8 @@ use weir_cluster::{
     words::digest::DigestFunction,
 };
 
+use super::uses::Coming;
+
 /// Records begin at multiples of this.
 pub(super) const ALIGN: u64 = 8;
 
@@ -44,6 +46,7 @@ pub(super) struct Prepared {
     pub(super) digest: Digest,
     pub(super) header: Vec<u8>,
     pub(super) body: Bytes,
+    pub(super) coming: Coming,
 }
 
 /// Length of the header of a blob of `size` bytes.
@@ -80,6 +83,17 @@ impl Prepared {
             digest,
             header,
             body,
+            coming: Coming::Put,
+        }
+    }
+
+    /// The same of a copy from another node. Its age is not in the record: if
+    /// the node dies before the next checkpoint, the blob counts as used when
+    /// it was adopted, and is kept longer than it need be.
+    pub(super) fn adopted(blob: Verified, time: u32, coming: Coming) -> Self {
+        Self {
+            coming,
+            ..Self::new(blob, time)
         }
     }
 

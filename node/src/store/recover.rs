@@ -17,13 +17,14 @@ use weir_cluster::{Digest, blob::Lease, journal::disk::DiskFile};
 use super::{
     OpenError,
     checkpoint::{self, Head},
-    clock::{Clock, lease_end},
+    clock::{BEGINNING, Clock, lease_end},
     core::Core,
     files::{self, Trailer},
-    index::{Location, Uses},
+    index::Location,
     record::ALIGN,
     scan::{Found, Scanned, Verify, is_unwritten, scan},
     segments::{self, SEGMENT_HEADER, Segment},
+    uses::Uses,
 };
 
 /// What opening found besides the blobs.
@@ -73,9 +74,14 @@ pub(super) fn recover(core: &mut Core) -> Result<(), OpenError> {
         recover_segment(core, number, segment, newest, head.as_ref(), &mut recovered)?;
     }
     recover_files(core, &mut recovered)?;
+    let is_empty = core.index.counts().totals().0 == 0;
+    if is_empty {
+        recovered.time = recovered.time.max(BEGINNING);
+    }
     core.clock = Clock::from(recovered.time);
     core.index.set_lease_floor(match head {
         Some(head) if closed_with == Some(head.id) => head.lease_floor,
+        _ if is_empty => 0,
         _ => lease_end(recovered.time, Lease::SHORT.seconds),
     });
     if recovered.bad > 0 {

@@ -19,7 +19,7 @@ use std::{
 
 use weir_cluster::journal::disk::{Disk, DiskFile};
 
-use super::record::u32_at;
+use super::{record::u32_at, volume::sync_failed};
 
 /// The folder of segments.
 pub(super) const DIR: &str = "segments";
@@ -68,8 +68,8 @@ impl Segment {
         let prepared = file
             .allocate(allocated)
             .and_then(|()| file.write_at(&header(number), 0))
-            .and_then(|()| file.sync())
-            .and_then(|()| disk.sync_dir(Path::new(DIR)));
+            .and_then(|()| file.sync().map_err(sync_failed))
+            .and_then(|()| disk.sync_dir(Path::new(DIR)).map_err(sync_failed));
         if let Err(error) = prepared {
             // Best effort: an empty segment is also swept at the next start.
             let _ = disk.remove(&path);

@@ -93,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::index::{Location, Uses};
+    use crate::store::{index::Location, uses::Uses};
 
     fn digest(number: u8) -> Digest {
         Digest::of(&[number])

@@ -15,11 +15,11 @@ use tokio::{
 };
 use weir_cluster::{
     Digest, Error,
-    blob::{CHUNK_BYTES, Lease, Stage, Upload, Verified},
+    blob::{CHUNK_BYTES, Stage, Upload, Verified},
     journal::disk::DiskFile,
 };
 
-use super::{Durability, clock::lease_end, core::Core, files, index::Uses, volume::Room};
+use super::{Durability, core::Core, files, uses::Coming, volume::Room};
 
 /// Chunks that wait for the disk per upload: enough to keep it busy.
 const CHUNKS_WAITING: usize = 4;
@@ -33,7 +33,17 @@ pub(super) struct SmallUpload {
     core: Arc<Core>,
     stage: Stage,
     digest: Digest,
+    coming: Coming,
     bytes: BytesMut,
+}
+
+/// The file that a large upload becomes.
+pub(super) struct NewFile {
+    pub(super) digest: Digest,
+    pub(super) len: u64,
+    /// For so many bytes.
+    pub(super) room: Room,
+    pub(super) coming: Coming,
 }
 
 /// An upload of a blob that will be a file.
@@ -49,11 +59,12 @@ enum Step {
 }
 
 impl SmallUpload {
-    pub(super) fn new(core: Arc<Core>, digest: Digest) -> Self {
+    pub(super) fn new(core: Arc<Core>, digest: Digest, coming: Coming) -> Self {
         Self {
             core,
             stage: Stage::new(digest),
             digest,
+            coming,
             bytes: BytesMut::new(),
         }
     }
@@ -71,22 +82,19 @@ impl Upload for SmallUpload {
     async fn commit(self: Box<Self>) -> Result<(), Error> {
         self.stage.finish()?;
         let blob = Verified::check(self.digest, self.bytes.freeze())?;
-        self.core.append(vec![blob]).await
+        match self.coming {
+            Coming::Put => self.core.append(vec![blob]).await,
+            coming => self.core.adopt(blob, coming).await,
+        }
     }
 }
 
 impl LargeUpload {
-    /// Begins it; `room` is what its file will take.
-    pub(super) fn begin(
-        core: Arc<Core>,
-        digest: Digest,
-        file_len: u64,
-        room: Room,
-        turn: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn begin(core: Arc<Core>, file: NewFile, turn: OwnedSemaphorePermit) -> Self {
+        let digest = file.digest;
         let (steps, received) = mpsc::channel(CHUNKS_WAITING);
         let thread = tokio::task::spawn_blocking(move || {
-            let outcome = receive(&core, digest, file_len, room, received);
+            let outcome = receive(&core, file, received);
             drop(turn);
             outcome
         });
@@ -124,25 +132,20 @@ impl Upload for LargeUpload {
 }
 
 /// The thread of one upload.
-fn receive(
-    core: &Core,
-    digest: Digest,
-    file_len: u64,
-    room: Room,
-    mut steps: mpsc::Receiver<Step>,
-) -> Result<(), Error> {
+fn receive(core: &Core, new: NewFile, mut steps: mpsc::Receiver<Step>) -> Result<(), Error> {
     let volume = &core.volume;
+    volume.check_root()?;
     let temporary = core.names.temporary();
     let file = volume
         .disk
         .create(&temporary)
         .map_err(|error| volume.failed("cannot create a file", &error))?;
     let outcome = file
-        .allocate(file_len)
+        .allocate(new.len)
         .map_err(|error| volume.failed("cannot reserve room for a file", &error))
-        .and_then(|()| write(core, digest, &*file, &mut steps))
+        .and_then(|()| write(core, new.digest, &*file, &mut steps))
         .and_then(|complete| match complete {
-            true => publish(core, digest, &temporary, room),
+            true => publish(core, new, &temporary),
             false => Ok(false),
         });
     drop(file);
@@ -191,18 +194,23 @@ fn write(
 }
 
 /// Makes the blob visible; whether its file was needed.
-fn publish(core: &Core, digest: Digest, from: &Path, mut room: Room) -> Result<bool, Error> {
+fn publish(core: &Core, new: NewFile, from: &Path) -> Result<bool, Error> {
+    let NewFile {
+        digest,
+        mut room,
+        coming,
+        ..
+    } = new;
     let volume = &core.volume;
     let mut name = core.names.lock(&digest);
     volume.check_writable()?;
     let now = core.clock.now();
-    let lease_end = lease_end(now, Lease::SHORT.seconds);
-    if core.index.touch(&digest, now, lease_end) {
+    if core.index.renew(&digest, coming, now) {
         return Ok(false);
     }
     files::publish(&*volume.disk, from, &digest, &mut name)
         .map_err(|error| volume.failed("cannot name a file", &error))?;
-    core.index.put_large(digest, Uses::new(now, lease_end));
+    core.index.put_large(digest, coming.uses(now));
     room.keep(u64::MAX);
     core.keeper.file_added();
     Ok(true)

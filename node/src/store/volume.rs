@@ -4,6 +4,8 @@
 //!   any more, reads go on. The tempting alternative, to sync again, reports
 //!   success for pages that the kernel has already dropped.
 //! - A lack of room is no fault: it refuses what asked for the room.
+//! - Everything is done in the folder that was opened. If its path leads
+//!   elsewhere one day, the volume is fenced.
 
 use std::{
     io,
@@ -105,9 +107,26 @@ impl Volume {
         Error::Fenced(why.clone())
     }
 
+    /// Fences the volume if its folder is no longer where it was: what is
+    /// written from then on would be lost to the next start, or land below the
+    /// mount point of a volume that has gone.
+    pub(super) fn check_root(&self) -> Result<(), Error> {
+        self.disk.check_root().map_err(|error| {
+            if is_about_the_process(&error) {
+                return self.failed("cannot look for the folder of the store", &error);
+            }
+            let doing = "the folder of the store has gone; was its volume unmounted?";
+            self.fence(doing, &error)
+        })
+    }
+
     /// Promises room, if there is enough.
     pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Option<Room> {
-        let limit = self.limit.load(Relaxed);
+        self.take_below(bytes, self.limit())
+    }
+
+    /// Promises room if no more than `limit` is used then.
+    pub(super) fn take_below(self: &Arc<Self>, bytes: u64, limit: u64) -> Option<Room> {
         self.used
             .fetch_update(Relaxed, Relaxed, |used| {
                 used.checked_add(bytes).filter(|sum| *sum <= limit)
@@ -163,6 +182,11 @@ impl Volume {
 }
 
 impl Room {
+    /// Takes over what another was promised on the same volume.
+    pub(super) fn merge(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Turns part of the promise into bytes that are there to stay.
     pub(super) fn keep(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -175,8 +199,14 @@ impl Drop for Room {
     }
 }
 
+/// A sync that failed is never tried again, whatever its reason: hides that it
+/// may have been a lack of room, which would be no reason to fence the volume.
+pub(super) fn sync_failed(error: io::Error) -> io::Error {
+    io::Error::other(error)
+}
+
 /// Errors that say nothing about the volume.
-fn is_about_the_process(error: &io::Error) -> bool {
+pub(super) fn is_about_the_process(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
         .iter()

@@ -30,6 +30,8 @@ use std::{
 pub use image::Keep;
 use image::{Image, Inode, Operation, parent};
 
+use rustix::io::Errno;
+
 use super::disk::{DirEntry, Disk, DiskFile};
 
 /// Room on a disk whose test does not say; more than any test writes.
@@ -55,6 +57,9 @@ struct State {
     sync_fails_in: Option<u64>,
     /// Files that cannot be read, and from where on.
     unreadable: BTreeMap<Inode, u64>,
+    /// Most files that there may be.
+    files_max: usize,
+    read_only: bool,
 }
 
 impl Default for SimDisk {
@@ -81,6 +86,8 @@ impl SimDisk {
             write_fails_in: None,
             sync_fails_in: None,
             unreadable: BTreeMap::new(),
+            files_max: usize::MAX,
+            read_only: false,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -139,6 +146,17 @@ impl SimDisk {
         self.lock().capacity = bytes;
     }
 
+    /// Lets there be so many files; more fail with [`io::ErrorKind::StorageFull`].
+    pub fn set_files_max(&self, files: usize) {
+        self.lock().files_max = files;
+    }
+
+    /// Refuses every change from now on, as a file system that found an error
+    /// in itself does.
+    pub fn make_read_only(&self) {
+        self.lock().read_only = true;
+    }
+
     /// Flips bits of one byte of a file at rest, unseen by any sync. Bytes that
     /// were written since the disk was made are flipped for reads only; take the
     /// disk after a power cut to damage them for good.
@@ -167,6 +185,13 @@ impl State {
         self.operations.push(operation);
     }
 
+    fn need_writable(&self) -> io::Result<()> {
+        match self.read_only {
+            true => Err(Errno::ROFS.into()),
+            false => Ok(()),
+        }
+    }
+
     fn need_dir(&self, dir: &Path) -> io::Result<()> {
         match self.now.has_dir(dir) {
             true => Ok(()),
@@ -192,6 +217,7 @@ impl State {
     }
 
     fn write(&mut self, file: Inode, offset: u64, mut data: Vec<u8>) -> io::Result<()> {
+        self.need_writable()?;
         self.need_room(file, offset + data.len() as u64)?;
         let fault = count_down(&mut self.write_fails_in);
         if fault.is_err() {
@@ -205,6 +231,7 @@ impl State {
     }
 
     fn set_len(&mut self, file: Inode, len: u64) -> io::Result<()> {
+        self.need_writable()?;
         self.need_room(file, len)?;
         count_down(&mut self.write_fails_in)?;
         self.perform(Operation::SetLen { file, len });
@@ -235,9 +262,13 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.lock();
+        state.need_writable()?;
         state.need_dir(parent(path))?;
         if state.now.names.contains_key(path) || state.now.has_dir(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.now.names.len() >= state.files_max {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let file = state.next_file;
         state.next_file += 1;
@@ -249,6 +280,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.lock();
+        state.need_writable()?;
         state.now.lookup(from)?;
         state.need_dir(parent(to))?;
         let (from, to) = (from.to_owned(), to.to_owned());
@@ -258,6 +290,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
+        state.need_writable()?;
         state.now.lookup(path)?;
         let path = path.to_owned();
         state.perform(Operation::Remove { path });
@@ -271,6 +304,9 @@ impl Disk for SimDisk {
             .filter(|dir| !state.now.has_dir(dir))
             .map(Path::to_owned)
             .collect();
+        if !missing.is_empty() {
+            state.need_writable()?;
+        }
         for path in missing.into_iter().rev() {
             state.perform(Operation::CreateDir { path });
         }
@@ -319,9 +355,7 @@ impl DiskFile for SimFile {
         let content = state.now.files.get(&self.file);
         let readable = state.unreadable.get(&self.file);
         if readable.is_some_and(|end| offset + buffer.len() as u64 > *end) {
-            return Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::IO.raw_os_error(),
-            ));
+            return Err(Errno::IO.into());
         }
         let rest = content
             .and_then(|content| content.get(offset as usize..))

@@ -414,7 +414,7 @@ async fn a_torn_tail_is_cut_off_and_damage_is_refused() {
     };
     assert_eq!(*offset, 40 + entry_bytes);
     assert!(
-        error.to_string().contains("join the cluster again"),
+        error.to_string().contains("must not go on with this data"),
         "{error}"
     );
 }

@@ -39,6 +39,7 @@ async fn a_message_for_another_node_and_a_torn_snapshot_are_refused() {
         disk,
         state_dir: dir.path().join("state"),
         dial: plain(),
+        removal: Default::default(),
     };
     let node = RaftConsensus::start(setup, log).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -78,7 +79,7 @@ async fn a_message_for_another_node_and_a_torn_snapshot_are_refused() {
             },
         ];
         let mut request = Request::new(futures::stream::iter(chunks));
-        identity::stamp(&mut request, CLUSTER, ME);
+        identity::stamp(&mut request, CLUSTER, NodeId(8), ME);
         let status = client.install_snapshot(request).await.unwrap_err();
         assert_eq!(status.code(), Code::DataLoss, "{status}");
     }
@@ -89,7 +90,7 @@ async fn a_message_for_another_node_and_a_torn_snapshot_are_refused() {
     for (cluster, to) in [(CLUSTER, NodeId(8)), (ClusterId(2), ME)] {
         let data = wire::encode(&VoteRequest::<TypeConfig>::new(Vote::new(91, 8), None));
         let mut request = Request::new(Message { data: data.into() });
-        identity::stamp(&mut request, cluster, to);
+        identity::stamp(&mut request, cluster, NodeId(8), to);
         let status = client.vote(request).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     }

@@ -335,6 +335,30 @@ async fn an_old_epoch_is_retried_under_the_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_own_copy_that_comes_behind_a_new_epoch_does_not_count() {
+    // One copy of each blob; node 1 owns it until node 2 alone owns everything.
+    let network = Network::with(&["a", "b"], 2, 1, 1);
+    let next = epoch_of(&network.state, &[2]);
+    let view = network.view();
+    let bytes = (1..)
+        .map(|seed| sample(seed, 3 << 20))
+        .find(|bytes| view.owns(node(1), Digest::of(bytes)))
+        .unwrap();
+    let digest = Digest::of(&bytes);
+    let Put::Upload(mut upload) = network.gateway(1).put(digest).await.unwrap() else {
+        panic!("nobody has it yet");
+    };
+    for chunk in bytes.chunks(CHUNK_BYTES) {
+        upload.write(bytes.slice_ref(chunk)).await.unwrap();
+    }
+    network.show(1, &next);
+    network.show(2, &next);
+    upload.commit().await.unwrap();
+    let holders = network.holders(digest);
+    assert!(holders.contains(&node(2)), "acknowledged by {holders:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_an_upload_leaves_nothing() {
     let network = Network::new(&["a", "b", "c"]);
     let bytes = sample(15, 2 << 20);

@@ -13,13 +13,17 @@ use super::{LocalStore, StoreConfig, cleaner, keeper};
 mod crash;
 mod eviction;
 mod faults;
+mod inventory;
 mod model;
+mod scrub;
+mod volume;
 
 impl LocalStore {
     /// Cleans as the keeper does; returns the bytes freed.
     pub(super) fn clean(&self, want: u64) -> u64 {
         let core = self.core.clone();
-        let cleaning = std::thread::spawn(move || cleaner::clean(&core, 0, want).unwrap().freed);
+        let cleaning =
+            std::thread::spawn(move || cleaner::clean(&core, 0, want, u32::MAX).unwrap().freed);
         cleaning.join().unwrap()
     }
 
@@ -48,6 +52,7 @@ async fn keeps_what_every_store_keeps() {
     let dir = tempfile::tempdir().unwrap();
     let store = LocalStore::open(small(), real_disk(&dir)).unwrap();
     conformance::check(&*store).await;
+    conformance::check_inventory(&*store).await;
     store.close();
 }
 
