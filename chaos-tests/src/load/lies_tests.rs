@@ -37,11 +37,11 @@ fn found<W: Workload>(
     let judged = judge(&done.history).insist();
     let depth = durable::Depth {
         seed,
-        parts_every: 1,
+        parts_every: 4,
         patience: Duration::ZERO,
     };
     let names = ledger::blobs(&done.ledger.entries());
-    let durable = durable::check(&liars.urls, &names, depth).map(drop);
+    let durable = durable::check(&liars.urls[..1], &names, depth).map(drop);
     let wrong = [done.insist(), judged, durable];
     let texts = wrong.iter().filter_map(|wrong| wrong.as_ref().err());
     texts
