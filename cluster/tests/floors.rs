@@ -44,6 +44,7 @@ const POLICY: &[&str] = &[
     "cluster/src/replication/read_order.rs",
     "cluster/src/replication/shortfall.rs",
     "cluster/src/repair/plan.rs",
+    "cluster/src/repair/account.rs",
     "cluster/src/repair/ballot.rs",
     "cluster/src/repair/budget.rs",
 ];

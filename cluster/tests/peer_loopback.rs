@@ -26,6 +26,7 @@ use weir_cluster::{
         server::{PeerParts, PeerService, transport},
     },
     placement::view::View,
+    repair::Foreground,
     replication::Replicated,
     state::{ClusterState, EpochPlan, Member, MemberStatus, Share},
 };
@@ -98,6 +99,7 @@ async fn start() -> (BTreeMap<u64, Node>, watch::Sender<Arc<ClusterState>>) {
             offered: mpsc::channel(16).0,
             check_in: Arc::new(|_, _| CheckIn::Welcome { by_leader: false }),
             scrub: Arc::new(|| {}),
+            foreground: Foreground::default(),
         });
         let server = transport()
             .add_service(service.into_server())

@@ -116,6 +116,7 @@ impl Node {
             view: view.clone(),
         };
         let (repair, offered) = upkeep::start(parts, &replicated);
+        let foreground = replicated.foreground();
         let api = api::services(ApiParts {
             store: Arc::new(replicated),
             consensus: Arc::clone(&consensus) as _,
@@ -146,6 +147,7 @@ impl Node {
             offered,
             check_in: Arc::new(move |node, start| checking.check_in(node, start)),
             scrub: Arc::clone(&scrub),
+            foreground,
         });
         let admin = Admin::start(AdminParts {
             me,

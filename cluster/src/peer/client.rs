@@ -26,7 +26,7 @@ use weir_proto::cluster::{
 pub use super::dial::{Dial, endpoint, plain};
 
 use super::{
-    CheckIn, Peers, Report, Start, check_in_answer, check_in_message,
+    Peers, Report,
     identity::{Removal, misled, stamp},
     link::{Connection, Link},
     repair_wire::{
@@ -423,19 +423,6 @@ impl Peers for GrpcPeers {
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
         self.batch(to, digests, true).await
-    }
-
-    async fn check_in(&self, to: NodeId, start: &Start) -> Result<CheckIn, Error> {
-        let message = check_in_message(self.me, start);
-        let answer = self
-            .call(
-                to,
-                QUICK_DEADLINE,
-                message,
-                |mut client, request| async move { client.check_in(request).await },
-            )
-            .await?;
-        Ok(check_in_answer(answer))
     }
 
     async fn scrub(&self, to: NodeId) -> Result<(), Error> {

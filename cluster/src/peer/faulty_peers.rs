@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::{CheckIn, Peers, Report, Start, attend::Offered};
+use super::{Peers, Report, attend::Offered};
 use crate::{
     Digest, Epoch, Error, NodeId, Slot,
     blob::{
@@ -326,11 +326,6 @@ impl Peers for FaultyPeers {
             }
         }
         self.answer(to, blobs)
-    }
-
-    async fn check_in(&self, to: NodeId, _: &Start) -> Result<CheckIn, Error> {
-        self.alive(to)?;
-        Ok(CheckIn::Welcome { by_leader: false })
     }
 
     async fn scrub(&self, to: NodeId) -> Result<(), Error> {

@@ -98,10 +98,6 @@ pub trait Peers: Send + Sync + 'static {
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes, Error>>, Error>;
 
-    /// What a node knows of this one, which has just started: asked before it
-    /// takes part in Raft.
-    async fn check_in(&self, to: NodeId, start: &Start) -> Result<CheckIn, Error>;
-
     /// Has a node begin to verify all its copies now.
     async fn scrub(&self, to: NodeId) -> Result<(), Error>;
 }

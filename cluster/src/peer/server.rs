@@ -37,6 +37,7 @@ use crate::{
     ClusterId, Digest, Epoch, Error, NodeId,
     blob::{ByteRange, Inventory, Lease, Put, Upload, Verified},
     placement::view::{self, View},
+    repair::Foreground,
 };
 
 /// HTTP/2 frames: large ones cost least; both sides are ours.
@@ -79,6 +80,8 @@ pub struct PeerParts {
     pub offered: mpsc::Sender<Offered>,
     pub check_in: CheckInSource,
     pub scrub: ScrubTrigger,
+    /// Counts what is done here for clients of other nodes.
+    pub foreground: Foreground,
 }
 
 /// The service; clones share everything.
@@ -135,6 +138,7 @@ impl PeerService {
 
     /// Refuses an epoch older than ours; waits a little for a newer one.
     async fn admit(&self, theirs: Epoch) -> Result<(), Error> {
+        self.foreground.bump();
         let ours = self.view.borrow().epoch();
         if theirs < ours {
             return Err(Error::StaleEpoch { theirs, ours });
@@ -254,7 +258,10 @@ impl PeerService {
         }
         let blobs = match request.repair {
             true => self.local.read_batch(&digests).await,
-            false => self.local.get_batch(&digests).await,
+            false => {
+                self.foreground.bump();
+                self.local.get_batch(&digests).await
+            }
         };
         Ok(messages_of(blobs))
     }
@@ -289,7 +296,10 @@ impl peer_server::Peer for PeerService {
             };
             match request.repair {
                 true => self.local.read(digest).await,
-                false => self.local.get(digest, range).await,
+                false => {
+                    self.foreground.bump();
+                    self.local.get(digest, range).await
+                }
             }
         };
         let chunks = opened.await.map_err(|error| status_of(&error))?;

@@ -26,14 +26,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     time::Duration,
 };
 
 use futures::future::join_all;
-use openraft::{ServerState, type_config::TypeConfigExt};
+use openraft::{
+    RaftLogReader, ServerState, async_runtime::WatchReceiver, storage::RaftLogStorage,
+    type_config::TypeConfigExt,
+};
 use tokio::time::{Instant, sleep};
 
-use super::{RaftConsensus, types::TypeConfig};
+use super::{Raft, RaftConsensus, state_machine::StateMachine, types::TypeConfig};
 use crate::{
     NodeId,
     membership::{self, Leading},
@@ -232,4 +236,21 @@ impl RaftConsensus {
             acknowledged: acknowledged.map(|log| log.index),
         })
     }
+}
+
+/// Whether there is nobody whom a node could check in with.
+pub(super) fn knows_nobody(raft: &Raft, machine: &StateMachine, me: NodeId) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let membership = metrics.membership_config.membership();
+    let state = machine.state();
+    let state = state.borrow();
+    membership.nodes().all(|(id, _)| *id == me.0) && state.members.keys().all(|id| *id == me)
+}
+
+/// Whether a log has never been used: no entry, no vote.
+pub(super) async fn is_new(log: &mut impl RaftLogStorage<TypeConfig>) -> io::Result<bool> {
+    let last = log.get_log_state().await?.last_log_id;
+    let vote = log.get_log_reader().await.read_vote().await?;
+    Ok(last.is_none() && vote.is_none())
 }

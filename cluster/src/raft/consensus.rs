@@ -18,15 +18,12 @@ use std::{
     collections::BTreeSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use openraft::{
-    RaftLogReader, ServerState, async_runtime::WatchReceiver, errors::Fatal,
-    storage::RaftLogStorage,
-};
+use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal, storage::RaftLogStorage};
 use rand::seq::IteratorRandom;
 use tokio::{
     runtime::Runtime,
@@ -37,6 +34,7 @@ use weir_proto::cluster::raft_server::RaftServer;
 
 use super::{
     Consensus, Raft, RaftConfig, Roles,
+    arrival::{is_new, knows_nobody},
     batches::{self, Pending},
     gate::{Gate, Stranger},
     leader,
@@ -131,14 +129,30 @@ impl RaftConsensus {
             .build()
             .map_err(StartError::Threads)?;
         let handle = runtime.handle().clone();
-        let this = handle.spawn(Self::start_here(setup, log, runtime)).await;
-        this.map_err(|error| StartError::Threads(io::Error::other(error)))?
+        let started = handle.spawn(Self::start_here(setup, log)).await;
+        let started = started
+            .map_err(|error| StartError::Threads(io::Error::other(error)))
+            .and_then(|started| started);
+        match started {
+            Ok(this) => {
+                *this.runtime() = Some(runtime);
+                Ok(this)
+            }
+            Err(error) => {
+                // Dropping it here would wait for its threads, on one of ours.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
+    }
+
+    fn runtime(&self) -> MutexGuard<'_, Option<Runtime>> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start_here(
         setup: Setup,
         mut log: impl RaftLogStorage<TypeConfig>,
-        runtime: Runtime,
     ) -> Result<Arc<Self>, StartError> {
         let Setup {
             cluster,
@@ -194,7 +208,7 @@ impl RaftConsensus {
             election_min,
             proposals,
             barriers,
-            runtime: Mutex::new(Some(runtime)),
+            runtime: Mutex::default(),
         });
         tokio::spawn(batches::run(Arc::clone(&this), queued));
         tokio::spawn(rounds::run(Arc::clone(&this), asked));
@@ -292,11 +306,7 @@ impl RaftConsensus {
         if let Err(error) = self.machine.close() {
             tracing::warn!(%error, "applied state was not closed; it may have to be rebuilt");
         }
-        let runtime = self
-            .runtime
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let runtime = self.runtime().take();
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
         }
@@ -346,11 +356,15 @@ impl RaftConsensus {
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.patience();
+        let stopped = || Error::Unreachable {
+            node: self.me,
+            cause: "raft on this node has stopped; start the node again, or ask another".into(),
+        };
+        // Waiting would help nobody: nothing is applied here any more.
+        if self.metrics().running_state.is_err() {
+            return Err(stopped());
+        }
         let asked = async {
-            let stopped = || Error::Unreachable {
-                node: self.me,
-                cause: "raft on this node has stopped".into(),
-            };
             queue.send(make(answer)).await.map_err(|_| stopped())?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         };
@@ -362,7 +376,7 @@ impl RaftConsensus {
     fn no_quorum(&self, doing: &'static str) -> Error {
         let metrics = self.metrics();
         let voters: Vec<_> = metrics.membership_config.membership().voter_ids().collect();
-        let cause = match metrics.current_leader {
+        let cause = match leader_of(&metrics) {
             Some(id) if id != self.me.0 => {
                 format!("the leader, node {}, does not answer", NodeId(id))
             }
@@ -420,23 +434,6 @@ impl Consensus for RaftConsensus {
             last_applied: metrics.last_applied.map_or(0, |last| last.index),
         }
     }
-}
-
-/// Whether there is nobody whom a node could check in with.
-fn knows_nobody(raft: &Raft, machine: &StateMachine, me: NodeId) -> bool {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let membership = metrics.membership_config.membership();
-    let state = machine.state();
-    let state = state.borrow();
-    membership.nodes().all(|(id, _)| *id == me.0) && state.members.keys().all(|id| *id == me)
-}
-
-/// Whether a log has never been used: no entry, no vote.
-async fn is_new(log: &mut impl RaftLogStorage<TypeConfig>) -> io::Result<bool> {
-    let last = log.get_log_state().await?.last_log_id;
-    let vote = log.get_log_reader().await.read_vote().await?;
-    Ok(last.is_none() && vote.is_none())
 }
 
 /// The leader that a node knows; none if its own part in Raft has broken off,

@@ -44,6 +44,10 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// that they become owners in one epoch: each epoch moves blobs.
 const GATHER_TIME: Duration = Duration::from_secs(2);
 
+/// How long a node that was removed and answers stays on to hear of it, by the
+/// log that tells it, before the others only refuse what it sends.
+const PARTING_TIME: Duration = Duration::from_secs(1);
+
 /// Runs for ever; does something only while this node leads.
 pub(super) async fn run(this: Arc<RaftConsensus>) {
     let mut memory = Memory::default();
@@ -65,6 +69,8 @@ pub(super) async fn run(this: Arc<RaftConsensus>) {
 struct Memory {
     /// Since when nodes that have caught up wait for others.
     gathering: Option<Instant>,
+    /// Since when nodes that were removed are kept to hear of it.
+    parting: Option<Instant>,
     silence: Silence,
     looked: Option<Instant>,
 }
@@ -161,7 +167,13 @@ async fn step(this: &RaftConsensus, look: &Look, memory: &mut Memory) -> Result<
         return change_voters(this, &wanted).await;
     }
     let gone = look.gone();
-    if !gone.is_empty() {
+    if gone.is_empty() {
+        memory.parting = None;
+    } else if gone.iter().any(|id| look.able.contains(&NodeId(*id)))
+        && memory.parting.get_or_insert_with(Instant::now).elapsed() < PARTING_TIME
+    {
+        return Ok(());
+    } else {
         tracing::info!(nodes = ?gone, "nodes that were removed take no part any more");
         let change = ChangeMembers::RemoveNodes(gone);
         let changed = this.raft.change_membership(change, true).await;

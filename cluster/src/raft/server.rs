@@ -168,7 +168,8 @@ impl RaftApi for Service {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<Message>, Status> {
-        self.admit_voter(request.metadata())?;
+        self.admit(request.metadata())?;
+        let metadata = request.metadata().clone();
         let mut chunks = request.into_inner();
         let first = next_chunk(&mut chunks).await?;
         let first = first.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;
@@ -195,9 +196,11 @@ impl RaftApi for Service {
             // openraft takes a snapshot that cannot be installed for a broken
             // disk and stops for good: a torn one must not come that far.
             let (snapshots, last) = (self.snapshots.clone(), head.meta.last_log_id);
-            blocking(move || snapshots.verify(&file, last).map(|_| file))
+            let file = blocking(move || snapshots.verify(&file, last).map(|_| file))
                 .await?
-                .map_err(|error| Status::data_loss(format!("the snapshot is damaged: {error}")))
+                .map_err(|error| Status::data_loss(format!("the snapshot is damaged: {error}")))?;
+            self.admit_voter(&metadata)?;
+            Ok::<_, Status>(file)
         };
         let snapshot = received
             .await

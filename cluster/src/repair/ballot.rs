@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{Account, Accounts};
+use super::account::{Account, Accounts};
 use crate::{
     NodeId, Slot,
     blob::{Held, Summary, Verdict},

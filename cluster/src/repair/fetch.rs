@@ -157,12 +157,12 @@ impl<'a> Fetching<'a> {
         for (wanted, error) in bad {
             self.blob_failed(from, &error, wanted);
         }
-        let taken: Vec<Digest> = good.iter().map(|(blob, _)| blob.digest()).collect();
-        let bytes = taken.iter().map(|digest| digest.size).sum();
-        for (digest, answer) in taken.into_iter().zip(self.local.adopt_batch(good).await) {
+        let taken: Vec<Held> = good.iter().map(|(_, blob)| *blob).collect();
+        let bytes = taken.iter().map(|blob| blob.digest.size).sum();
+        for (blob, answer) in taken.into_iter().zip(self.local.adopt_batch(good).await) {
             match answer {
-                Ok(()) => self.adopted(digest),
-                Err(error) => self.store_failed(error),
+                Ok(()) => self.adopted(blob.digest),
+                Err(error) => self.store_failed(blob, error),
             }
         }
         bytes
@@ -177,7 +177,7 @@ impl<'a> Fetching<'a> {
                 return 0;
             }
             Err(error) => {
-                self.store_failed(error);
+                self.store_failed(wanted.blob, error);
                 return 0;
             }
         };
@@ -223,7 +223,7 @@ impl<'a> Fetching<'a> {
     fn upload_failed(&self, from: NodeId, error: Error, wanted: Wanted) {
         match error {
             Error::Mismatch { .. } => self.blob_failed(from, &error, wanted),
-            error => self.store_failed(error),
+            error => self.store_failed(wanted.blob, error),
         }
     }
 
@@ -244,8 +244,15 @@ impl<'a> Fetching<'a> {
         queue.add(blobs);
     }
 
-    fn store_failed(&self, error: Error) {
-        self.outcome().trouble.get_or_insert(error);
+    /// No room for a blob that nobody leases is no trouble: from then on the
+    /// store declines what is as old.
+    fn store_failed(&self, blob: Held, error: Error) {
+        match error {
+            Error::Exhausted(_) if blob.lease_seconds == 0 => {
+                tracing::debug!(digest = %blob.digest, %error, "no room for a blob without a lease");
+            }
+            error => drop(self.outcome().trouble.get_or_insert(error)),
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -31,6 +31,7 @@
 //! What decides is pure: [`plan`] what to fetch, [`ballot`] what to drop,
 //! [`budget`] how fast.
 
+pub mod account;
 pub mod ballot;
 pub mod budget;
 mod fetch;

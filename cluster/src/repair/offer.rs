@@ -1,13 +1,14 @@
 //! Who is no owner offers what it holds, and drops what nobody needs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
+    account::Accounts,
     ballot::{self, Ballot, Offer},
     fetch::within,
-    plan::{self, Accounts},
+    plan,
     worker::{Round, Worker},
 };
 use crate::{
@@ -75,7 +76,11 @@ impl Worker {
             round.superseded = true;
             return Ok(());
         }
+        let needless = aged(needless, since.elapsed());
         let dropped = self.local.drop_copies(&needless).await?;
+        // An epoch that began meanwhile may have made this node an owner of what
+        // just went: it looks again at once.
+        round.superseded = self.is_superseded(view);
         if dropped > 0 {
             round.moved += dropped;
             let bytes = needless.iter().map(|blob| blob.digest.size).sum();
@@ -136,4 +141,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// Copies as they were listed, with leases as they would be now: one that is
+/// longer was renewed meanwhile.
+fn aged(mut blobs: Vec<Held>, since_listed: Duration) -> Vec<Held> {
+    let seconds = u32::try_from(since_listed.as_secs()).unwrap_or(u32::MAX);
+    for blob in &mut blobs {
+        blob.lease_seconds = blob.lease_seconds.saturating_sub(seconds);
+    }
+    blobs
 }

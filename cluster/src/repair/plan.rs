@@ -8,14 +8,12 @@
 //!   with the fewest known copies;
 //! - what is worked on at once is bounded in slots, blobs and bytes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::account::{Account, Accounts, Memo};
 use crate::{
     Digest, NodeId, Slot,
-    blob::{Held, SMALL_BLOB_BYTES, Summaries, Summary, Version},
+    blob::{Held, SMALL_BLOB_BYTES},
     placement::view::View,
     words::ids::SLOTS,
 };
@@ -28,90 +26,6 @@ const CHUNK_ENTRIES: u64 = 128 << 10;
 /// Bytes and blobs in one message of copies.
 pub const BATCH_BYTES: u64 = 4 << 20;
 pub const BATCH_BLOBS: usize = 4 << 10;
-
-/// What a member holds, as it said when it was asked last. Only slots that are
-/// not empty: with many nodes, each holds few.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Account {
-    pub version: Version,
-    slots: Vec<(Slot, Summary)>,
-}
-
-/// Accounts of the members that answered.
-pub type Accounts = BTreeMap<NodeId, Arc<Account>>;
-
-impl Account {
-    #[must_use]
-    pub fn of(summaries: &Summaries) -> Self {
-        let slots = Slot::all().zip(summaries.slots.iter().copied());
-        Self {
-            version: summaries.version,
-            slots: slots.filter(|(_, summary)| summary.blobs > 0).collect(),
-        }
-    }
-
-    #[must_use]
-    pub fn summary(&self, slot: Slot) -> Summary {
-        let place = self.slots.binary_search_by_key(&slot, |(slot, _)| *slot);
-        place.map_or_else(|_| Summary::default(), |place| self.slots[place].1)
-    }
-
-    /// Slots that are not empty, ascending.
-    pub fn slots(&self) -> impl Iterator<Item = (Slot, Summary)> + '_ {
-        self.slots.iter().copied()
-    }
-}
-
-/// Which slots were compared with which member, and what both held then. The
-/// same two summaries again give nothing new to fetch.
-#[derive(Default)]
-pub struct Memo {
-    pairs: HashMap<(NodeId, Slot), Pair>,
-}
-
-struct Pair {
-    theirs: Summary,
-    ours: Summary,
-    /// Whether something was left out because this node would evict it.
-    declined: bool,
-}
-
-impl Memo {
-    fn knows(&self, member: NodeId, slot: Slot, theirs: Summary, ours: Summary) -> bool {
-        let pair = self.pairs.get(&(member, slot));
-        pair.is_some_and(|pair| pair.theirs == theirs && pair.ours == ours)
-    }
-
-    pub fn note(
-        &mut self,
-        member: NodeId,
-        slot: Slot,
-        [theirs, ours]: [Summary; 2],
-        declined: bool,
-    ) {
-        let pair = Pair {
-            theirs,
-            ours,
-            declined,
-        };
-        self.pairs.insert((member, slot), pair);
-    }
-
-    /// Forgets members that left and slots that moved away.
-    pub fn keep(&mut self, view: &View) {
-        let Some(current) = view.current() else {
-            return self.pairs.clear();
-        };
-        self.pairs.retain(|(member, slot), _| {
-            view.member(*member).is_some() && current.owners(*slot).any(|owner| owner == view.me())
-        });
-    }
-
-    /// Has what was declined looked at again: leases do not show in summaries.
-    pub fn forget_declined(&mut self) {
-        self.pairs.retain(|_, pair| !pair.declined);
-    }
-}
 
 /// A slot to compare, and the members to compare it with.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -12,10 +12,11 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     RepairParts,
+    account::{Account, Accounts, Memo},
     fetch::within,
     inbox::{Inbox, News},
     pace::Pace,
-    plan::{self, Account, Accounts, Comparison, Memo},
+    plan::{self, Comparison},
     progress::Progress,
 };
 use crate::{

@@ -171,6 +171,7 @@ impl Cluster {
             offered: mpsc::channel(1).0,
             check_in: Arc::new(move |node, start| checking.check_in(node, start)),
             scrub: Arc::new(|| {}),
+            foreground: Default::default(),
         });
         let announced = Arc::new(AtomicBool::new(false));
         let taking_part = tokio::spawn(take_part(

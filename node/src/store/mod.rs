@@ -18,7 +18,13 @@
 //!   refused with [`Error::Exhausted`];
 //! - the first write or sync that fails fences the volume: later writes fail
 //!   with [`Error::Fenced`], reads go on;
-//! - the index can be rebuilt from the files alone.
+//! - the index can be rebuilt from the files alone;
+//! - all copies are verified once in an interval, if one is set (see `scrub`);
+//! - everything is done in the folder that was opened, and the volume is fenced
+//!   when its path leads elsewhere.
+//!
+//! What repair may ask, and what adopting a copy costs others, is in
+//! `inventory` and `adopt`.
 //!
 //! Not promised: that two processes may open the same folder.
 

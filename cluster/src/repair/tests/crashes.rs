@@ -13,7 +13,7 @@ use super::cluster::{Cluster, id};
 use crate::{
     Digest, Epoch, Error, NodeId, Slot,
     blob::{BlobStream, ByteRange, Held, Lease, Put, Summaries, Verdict, Verified, Version},
-    peer::{CheckIn, Peers, Report, Start, faulty_peers::FaultyPeers},
+    peer::{Peers, Report, faulty_peers::FaultyPeers},
 };
 
 /// Goes no further than a number of calls.
@@ -116,10 +116,6 @@ impl Peers for CutPeers {
     ) -> Result<Vec<Result<Bytes, Error>>, Error> {
         self.step().await;
         self.inner.read_batch(to, digests).await
-    }
-
-    async fn check_in(&self, to: NodeId, start: &Start) -> Result<CheckIn, Error> {
-        self.inner.check_in(to, start).await
     }
 
     async fn scrub(&self, to: NodeId) -> Result<(), Error> {

@@ -12,8 +12,9 @@ use crate::{
     blob::{Held, Summaries, Verdict, Version},
     placement::view::View,
     repair::{
+        account::{Account, Accounts, Memo},
         ballot::{self, Ballot},
-        plan::{self, Account, Accounts, BATCH_BLOBS, BATCH_BYTES, Comparison, Memo},
+        plan::{self, BATCH_BLOBS, BATCH_BYTES, Comparison},
     },
     replication::tests::network::{epoch_of, state_of},
     state::ClusterState,

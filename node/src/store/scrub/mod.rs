@@ -29,6 +29,7 @@ use super::{LocalStore, core::Core};
 
 mod pace;
 mod pass;
+mod records;
 mod state;
 
 /// Between two looks at whether a pass is due.
@@ -205,4 +206,53 @@ fn work(core: &Core, pass: &mut Pass<'_>, interval: Option<Duration>, begin: boo
         of_bytes: core.volume.used(),
     };
     pace::rest(step, interval.filter(|_| !pass.is_hurried()))
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_cluster::{
+        blob::{conformance::sample, put_bytes},
+        journal::disk::RealDisk,
+    };
+
+    use super::*;
+    use crate::store::StoreConfig;
+
+    /// Also prints how fast one core verifies what it reads; `--nocapture`.
+    #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "a figure for whoever asks for it")]
+    async fn a_pass_reads_every_copy_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk::new(dir.path()));
+        let config = StoreConfig {
+            segment_bytes: 4 << 20,
+            ..StoreConfig::default()
+        };
+        let store = LocalStore::open(config, disk).unwrap();
+        for seed in 0..800 {
+            put_bytes(&*store, sample(seed, 40_000)).await.unwrap();
+        }
+        for seed in 800..804 {
+            put_bytes(&*store, sample(seed, 8 << 20)).await.unwrap();
+        }
+        let mut pass = Pass::resume(&store.core);
+        pass.begin(store.core.clock.now(), true);
+        let (began, mut read) = (cpu_seconds(), 0);
+        while pass.is_running() {
+            read += pass.step();
+        }
+        let report = pass.report();
+        assert_eq!((report.verified_blobs, report.passes), (804, 1));
+        assert_eq!(report.verified_bytes, store.report().bytes);
+        let mib = read as f64 / f64::from(1 << 20);
+        let per_second = mib / (cpu_seconds() - began);
+        println!("verified {mib:.0} MiB at {per_second:.0} MiB/s of one core");
+    }
+
+    /// Time that this thread has run, whatever else the machine does.
+    fn cpu_seconds() -> f64 {
+        let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        let nanoseconds: f64 = times.split(' ').next().unwrap().parse().unwrap();
+        nanoseconds / 1e9
+    }
 }

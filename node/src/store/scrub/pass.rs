@@ -8,23 +8,20 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use weir_cluster::{
-    Digest, Error,
-    blob::CHUNK_BYTES,
-    journal::disk::{DiskFile, read_exact_at},
-    peer::ScrubReport,
+    Digest, Error, blob::CHUNK_BYTES, journal::disk::read_exact_at, peer::ScrubReport,
 };
 
-use super::state::{Place, State};
+use super::{
+    records::{is_record, mismatch, take_group, verify_one},
+    state::{Place, State},
+};
 use crate::store::{
     core::Core,
     index::{Location, SHARDS, shard_of},
-    read::{OpenFile, read_record},
-    record::{ALIGN, Header, header_len, record_len},
+    read::OpenFile,
+    record::{ALIGN, record_len},
     segments::Segment,
 };
-
-/// Bytes that a step reads at most, but for a record that is longer.
-const STEP_BYTES: u64 = 1 << 20;
 
 /// Records that are looked up at a time: looking means to go through the index.
 const LOOKED_UP: u64 = 64 << 10;
@@ -340,41 +337,4 @@ impl<'a> Pass<'a> {
         self.state.place = Place::Files(digest.hash);
         self.dirty = true;
     }
-}
-
-/// Takes records from the front that can be read at once.
-fn take_group(waiting: &mut VecDeque<(Location, Digest)>) -> Vec<(Location, Digest)> {
-    let mut group: Vec<(Location, Digest)> = Vec::new();
-    while let Some((location, digest)) = waiting.front() {
-        let end = u64::from(location.offset) * ALIGN + record_len(digest.size as u32);
-        let start = group.first().unwrap_or(&(*location, *digest)).0;
-        if !group.is_empty() && end - u64::from(start.offset) * ALIGN > STEP_BYTES {
-            break;
-        }
-        group.extend(waiting.pop_front());
-    }
-    group
-}
-
-/// Whether `bytes` begin with the intact record of a blob.
-fn is_record(bytes: &[u8], digest: &Digest) -> bool {
-    let size = digest.size as usize;
-    let body = header_len(digest.size as u32);
-    Header::parse(bytes).is_some_and(|header| {
-        let body = bytes.get(body..body + size);
-        header.digest == *digest
-            && body.is_some_and(|body| header.matches(body) && Digest::of(body) == *digest)
-    })
-}
-
-fn verify_one(file: &dyn DiskFile, location: &Location, digest: &Digest) -> Result<(), String> {
-    match read_record(file, digest, location.offset) {
-        Ok(Some(body)) if Digest::of(&body) == *digest => Ok(()),
-        Ok(_) => Err(mismatch()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn mismatch() -> String {
-    "bytes do not match".into()
 }

@@ -227,11 +227,11 @@ async fn a_dying_volume_is_fenced_and_not_searched_on() {
     tokio::time::timeout(PATIENCE, notify.notified())
         .await
         .unwrap();
+    // The step that found it has tried to write it down.
     let mut progress = store.scrub_progress();
-    let _ = tokio::time::timeout(PATIENCE, progress.changed()).await;
-    while store.core.volume.fenced().is_none() {
-        tokio::task::yield_now().await;
-    }
+    let told = progress.wait_for(|report| report.damaged > 0);
+    tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
+    assert!(store.core.volume.fenced().is_some());
     store.close();
     let left = store.report().blobs;
     assert!(left > 150, "only {left} of 200 are left in the index");
