@@ -31,7 +31,7 @@ use weir_cluster::{
         server::{PeerParts, PeerService, ReportSource, ScrubTrigger},
     },
     placement::view,
-    raft::{Barred, Consensus, LogStore, RaftConsensus, Setup},
+    raft::{Barred, Consensus, LogStore, RaftConsensus, Setup, StartError},
     replication::Replicated,
     state::{Command, Member, MemberStatus, Response},
 };
@@ -101,7 +101,8 @@ impl Node {
             dial: plain(),
             removal: removal.clone(),
         };
-        let consensus = RaftConsensus::start(setup, log).await?;
+        let started = RaftConsensus::start(setup, log).await;
+        let consensus = started.map_err(|error| cannot_take_part(error, &identity.name))?;
 
         let view = view::watch(me, consensus.state());
         let peers = GrpcPeers::new(me, consensus.state(), plain()).listening(removal);
@@ -240,12 +241,29 @@ async fn open_raft(dir: &Path, name: &str) -> anyhow::Result<(ReservedDisk, LogS
         if !damaged {
             return error.context(what);
         }
-        anyhow!(
-            "{what}: {error}. Do this: run `weir node remove --dead {name}` on another node of \
-             the cluster, choose an empty folder as node.data, and run `weir join`. The other \
-             nodes have all that was agreed, and this one gets its blobs from them"
-        )
+        anyhow!("{what}: {error}. {}", rejoin(name))
     })
+}
+
+/// What to do with a node whose part of what was agreed is damaged.
+fn rejoin(name: &str) -> String {
+    format!(
+        "Do this: run `weir node remove --dead {name}` on another node of the cluster, choose an \
+         empty folder as node.data, and run `weir join`. The other nodes have all that was agreed, \
+         and this one gets its blobs from them"
+    )
+}
+
+/// Why Raft did not start: settings and threads are mended in place; what is
+/// damaged on disk, a snapshot and the state that it would restore, is not.
+fn cannot_take_part(error: StartError, name: &str) -> anyhow::Error {
+    match error {
+        StartError::Config(_) | StartError::Threads(_) => error.into(),
+        damaged => anyhow!(
+            "what was agreed cannot be read back from this node's disk. {}: {damaged}",
+            rejoin(name)
+        ),
+    }
 }
 
 /// Takes the room kept for Raft back when there is some again.
