@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use weir_chaos_tests::{
     Cluster, Options, Trial,
-    history::{self, Operation},
+    history::{self, Clock, Operation},
     invariants::{availability, bounds, complete, convergence, durable, honesty, logs},
-    load::{self, Artifacts, Blobs, Load, Nodes, Presence, Refs, ledger, meter::Rpc},
-    oracle::{Verdict, available, blobs},
+    load::{self, Artifacts, Blobs, Done, Load, Nodes, Presence, Refs, ledger, meter::Rpc},
+    oracle::{Verdict, available, blobs, linear},
 };
 
 const LIMIT: Duration = Duration::from_secs(600);
@@ -41,30 +41,33 @@ fn start(trial: &Trial, cluster: &Cluster, name: &str, seed: u64) -> load::Optio
     load::Options::new(Nodes::new(urls(cluster)), seed)
 }
 
-/// What every run has to show at its end.
+/// Ends a load, and insists on what it can show by itself.
+fn finish(trial: &Trial, load: Load) -> Result<Done> {
+    let done = load.finish()?;
+    trial.step(format!(
+        "{} operations, {} acknowledged, {:?}\n{}",
+        done.history.len(),
+        done.ledger.len(),
+        done.counts,
+        done.report.summary()
+    ));
+    done.insist()?;
+    Ok(done)
+}
+
+/// What every load has to show when it has ended.
 fn insist(
     trial: &Trial,
     cluster: &Cluster,
     options: &load::Options,
-    load: Load,
+    done: Done,
     judge: impl FnOnce(&[Operation]) -> Verdict,
 ) -> Result<()> {
-    let done = load.finish()?;
-    trial.step(format!(
-        "{} operations, {} acknowledged\n{}",
-        done.history.len(),
-        done.ledger.len(),
-        done.report
-    ));
-    done.insist()?;
+    let urls = urls(cluster);
     let entries = done.ledger.entries();
     let mut history = done.history;
-    history.extend(complete::check(
-        &urls(cluster),
-        &entries,
-        options.clock,
-        PATIENCE,
-    )?);
+    let read = complete::check(&urls, &entries, options.clock, PATIENCE)?;
+    history.extend(read);
     let path = trial.dir().join("history.jsonl");
     history::save(&path, &history)?;
     ensure!(
@@ -79,32 +82,48 @@ fn insist(
         parts_every: 4,
         patience: PATIENCE,
     };
-    let reads = durable::check(&urls(cluster), &names, depth)?;
+    let reads = durable::check(&urls, &names, depth)?;
     trial.step(format!("{} blobs by {reads} reads", names.len()));
+    Ok(())
+}
+
+/// What a cluster has to show when all is over.
+fn at_the_end(trial: &Trial, cluster: &Cluster) -> Result<()> {
     convergence::wait(&admins(cluster), STEP_LIMIT)?;
     logs::check(trial.dir(), &[])?;
     Ok(())
 }
 
-/// W1, with nothing done to the cluster: every call is answered.
-#[test]
-fn refs_are_what_clients_were_told() {
-    Trial::run("load-refs", LIMIT, |trial| {
-        let cluster = Cluster::start(trial, Options::default())?;
+/// W1 with nothing done to the cluster: every call is answered, and the nodes
+/// stay within their bounds.
+fn refs(name: &'static str, mode: &'static str, judge: fn(&[Operation]) -> Verdict) {
+    Trial::run(name, LIMIT, move |trial| {
+        let settings = vec![("refs.reads".to_owned(), mode.to_owned())];
+        let cluster = Cluster::start(
+            trial,
+            Options {
+                settings,
+                ..Options::default()
+            },
+        )?;
         let pids: Vec<u32> = cluster.nodes().iter().map(|node| node.pid).collect();
         let watch = bounds::Watch::start(Duration::from_millis(200), move || pids.clone())?;
         let options = start(trial, &cluster, "refs", seed(6001));
         let load = Load::start(Refs::new(40, 60), options.clone())?;
         load.reach(1_000, STEP_LIMIT)?;
-        let report = load.tools().meter.report();
-        insist(trial, &cluster, &options, load, available::check)?;
+        let done = finish(trial, load)?;
         let undisturbed = |rpc| availability::Limit {
             rpc,
             least_success: 1.0,
             longest_gap: Duration::ZERO,
             least_calls: 100,
         };
-        availability::check(&report, &[Rpc::PushBlob, Rpc::FetchBlob].map(undisturbed))?;
+        availability::check(
+            &done.report,
+            &[Rpc::PushBlob, Rpc::FetchBlob].map(undisturbed),
+        )?;
+        insist(trial, &cluster, &options, done, judge)?;
+        at_the_end(trial, &cluster)?;
         let limits = bounds::Limits {
             rss_bytes: 512 << 20,
             files: 1_000,
@@ -113,6 +132,16 @@ fn refs_are_what_clients_were_told() {
         };
         bounds::check(&watch.finish(), limits)
     });
+}
+
+#[test]
+fn refs_are_what_clients_were_told() {
+    refs("load-refs", "available", available::check);
+}
+
+#[test]
+fn refs_are_linearizable_where_that_is_asked_for() {
+    refs("load-linearizable", "linearizable", linear::check);
 }
 
 /// W2: forged digests are refused, cut uploads leave nothing, bytes come back.
@@ -124,9 +153,14 @@ fn blobs_are_what_clients_were_told() {
         options.per_second = 40.0;
         let load = Load::start(Blobs::new(16 << 20), options.clone())?;
         load.reach(600, STEP_LIMIT)?;
-        insist(trial, &cluster, &options, load, |history| {
+        let done = finish(trial, load)?;
+        for what in ["cut", "resumed", "forged"] {
+            ensure!(done.counts.contains_key(what), "nothing was {what}");
+        }
+        insist(trial, &cluster, &options, done, |history| {
             blobs::check(history, true)
-        })
+        })?;
+        at_the_end(trial, &cluster)
     });
 }
 
@@ -143,7 +177,9 @@ fn artifacts_are_whole_whenever_they_are_found() {
         };
         let load = Load::start(workload, options.clone())?;
         load.reach(300, STEP_LIMIT)?;
-        insist(trial, &cluster, &options, load, available::check)
+        let done = finish(trial, load)?;
+        insist(trial, &cluster, &options, done, available::check)?;
+        at_the_end(trial, &cluster)
     });
 }
 
@@ -159,10 +195,12 @@ fn what_is_called_present_is_readable() {
         let storm = Presence::new(300, Some(other.tools().ledger.clone()));
         let load = Load::start(storm, options.clone())?;
         load.reach(30_000, STEP_LIMIT)?;
-        other.finish()?.insist()?;
-        insist(trial, &cluster, &options, load, |history| {
+        let done = finish(trial, load)?;
+        finish(trial, other)?;
+        insist(trial, &cluster, &options, done, |history| {
             blobs::check(history, true)
-        })
+        })?;
+        at_the_end(trial, &cluster)
     });
 }
 
@@ -172,10 +210,16 @@ fn what_is_called_present_is_readable() {
 fn a_node_dies_under_all_workloads_and_nothing_said_becomes_untrue() {
     Trial::run("load-death", LIMIT, |trial| {
         let mut cluster = Cluster::start(trial, Options::default())?;
-        let refs_options = start(trial, &cluster, "refs", seed(6006));
-        let blobs_options = start(trial, &cluster, "blobs", seed(6007));
-        let mut artifacts_options = start(trial, &cluster, "artifacts", seed(6008));
-        artifacts_options.per_second = 20.0;
+        let clock = Clock::start();
+        let options = |name, default, per_second| load::Options {
+            clients: 4,
+            per_second,
+            clock,
+            ..start(trial, &cluster, name, seed(default))
+        };
+        let refs_options = options("refs", 6006, 40.0);
+        let blobs_options = options("blobs", 6007, 15.0);
+        let artifacts_options = options("artifacts", 6008, 10.0);
         let refs = Load::start(Refs::new(40, 60), refs_options.clone())?;
         let blob = Load::start(Blobs::new(1 << 20), blobs_options.clone())?;
         let artifacts = Artifacts {
@@ -196,6 +240,10 @@ fn a_node_dies_under_all_workloads_and_nothing_said_becomes_untrue() {
         cluster.start_again(1)?;
         let more = refs.tools().history.len() + 200;
         refs.reach(more, STEP_LIMIT)?;
+
+        let refs = finish(trial, refs)?;
+        let artifacts = finish(trial, artifacts)?;
+        let blob = finish(trial, blob)?;
         insist(trial, &cluster, &refs_options, refs, available::check)?;
         insist(
             trial,
@@ -206,6 +254,7 @@ fn a_node_dies_under_all_workloads_and_nothing_said_becomes_untrue() {
         )?;
         insist(trial, &cluster, &blobs_options, blob, |history| {
             blobs::check(history, false)
-        })
+        })?;
+        at_the_end(trial, &cluster)
     });
 }

@@ -42,18 +42,38 @@ pub fn settled(status: &Value) -> Result<()> {
     for node in nodes {
         let name = node["name"].as_str().unwrap_or("a node");
         let (state, volume) = (node["state"].as_str(), node["volume"].as_str());
-        // A drained member stays drained until it is called back or removed.
-        if !matches!(state, Some("active" | "drained")) {
+        // A member that has drained stays so until it is called back or removed.
+        let drained = state == Some("draining") && node["slots"].as_u64() == Some(0);
+        if state != Some("active") && !drained {
             open.push(format!("{name} is {state:?}"));
         }
         if volume != Some("ok") {
             open.push(format!("the volume of {name} is {volume:?}"));
         }
     }
+    for node in nodes {
+        open.extend(moving(node, &status["epoch"]));
+    }
     if !open.is_empty() {
         bail!("{}", open.join("; "));
     }
     Ok(())
+}
+
+/// What repair on a node has not done yet, by its own account. A node that
+/// gives none (it is of an older version) is believed.
+fn moving(node: &Value, epoch: &Value) -> Option<String> {
+    let repair = &node["repair"];
+    if repair.is_null() {
+        return None;
+    }
+    let is_nothing = |name: &str| repair[name].as_u64() == Some(0);
+    let done = repair["settled"].as_bool() == Some(true)
+        && &repair["settled_epoch"] == epoch
+        && is_nothing("lacking_blobs")
+        && is_nothing("surplus_blobs");
+    let name = node["name"].as_str().unwrap_or("a node");
+    (!done).then(|| format!("{name} is not repaired: {repair}"))
 }
 
 /// Waits until every node tells of a whole cluster.
@@ -90,6 +110,34 @@ mod tests {
             "leader": "n1", "under_replicated": 0, "older_epochs": 0, "weaker": [],
             "nodes": [node("n1"), node("n2")],
         })
+    }
+
+    #[test]
+    fn what_is_left_to_move_is_named() {
+        let with = |settled, epoch, lacking, surplus| {
+            let mut status = whole();
+            status["epoch"] = json!(4);
+            status["nodes"][1]["repair"] = json!({
+                "settled": settled, "settled_epoch": epoch,
+                "lacking_blobs": lacking, "surplus_blobs": surplus,
+            });
+            super::settled(&status)
+        };
+        with(true, 4, 0, 0).unwrap();
+        for (settled, epoch, lacking, surplus) in [
+            (false, 4, 0, 0),
+            (true, 3, 0, 0),
+            (true, 4, 1, 0),
+            (true, 4, 0, 1),
+        ] {
+            let error = with(settled, epoch, lacking, surplus).unwrap_err();
+            assert!(error.to_string().contains("n2 is not repaired"), "{error}");
+        }
+        let mut drained = whole();
+        drained["nodes"][0]["state"] = json!("draining");
+        assert!(super::settled(&drained).is_err());
+        drained["nodes"][0]["slots"] = json!(0);
+        super::settled(&drained).unwrap();
     }
 
     #[test]

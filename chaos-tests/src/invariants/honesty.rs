@@ -63,6 +63,13 @@ pub fn named(status: &Value, broken: &Broken) -> Result<()> {
     if broken.no_quorum && weaker.is_empty() {
         hidden.push("no promise is said to be weaker without a quorum".into());
     }
+    // Nodes that say since when also say until what.
+    let promises = status["promises"].as_array().map_or(&[][..], Vec::as_slice);
+    for weakness in promises {
+        if weakness["until"].as_str().is_none_or(str::is_empty) {
+            hidden.push(format!("it is not said what ends this: {weakness}"));
+        }
+    }
     if !hidden.is_empty() {
         bail!("{}; it says: {weaker:?}", hidden.join("; "));
     }
@@ -122,6 +129,9 @@ mod tests {
         };
         named(&status, &down("n2")).unwrap();
         named(&status, &fenced("n3")).unwrap();
+        let mut endless = status.clone();
+        endless["promises"] = json!([{ "promise": "P2", "what": "n2 down", "until": "" }]);
+        assert!(named(&endless, &down("n2")).is_err());
         for hidden in [down("n1"), down("n9"), fenced("n1"), no_quorum] {
             assert!(named(&status, &hidden).is_err(), "{hidden:?}");
         }

@@ -25,6 +25,9 @@ use crate::{
     seeded::Words,
 };
 
+/// Pushes of which one ends after its uploads, as when a build is stopped.
+const VANISH_EVERY: usize = 20;
+
 /// The workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Artifacts {
@@ -97,6 +100,10 @@ impl ArtifactsClient {
         blobs.retain(|(name, _)| missing.contains(name));
         self.upload(node, &blobs).await?;
 
+        if self.words.below(VANISH_EVERY) == 0 {
+            self.tools.count("vanished");
+            return Ok(());
+        }
         let uris = Artifacts::uris(seed, key);
         self.fetch(node, key, &uris).await;
         let mut directories = vec![built.root.to_wire()];
@@ -123,6 +130,14 @@ impl ArtifactsClient {
             start,
             value,
         });
+        if let Err(refusal) = &answer
+            && refusal.is_absence()
+        {
+            let number = node.number;
+            self.tools.breach(format!(
+                "node {number} says that what it called present or took is absent: {refusal}"
+            ));
+        }
         if answer.is_ok() {
             let at = self.tools.clock.now();
             for name in names {

@@ -164,6 +164,7 @@ impl BlobsClient {
         let half = self.words.below(made.data.len());
         node.begin_write(&upload, made.data.clone(), half).await;
         if self.words.below(3) == 0 {
+            self.tools.count("cut");
             return;
         }
         let from = match node.query_write(&upload).await {
@@ -177,6 +178,9 @@ impl BlobsClient {
             Err(_) => 0,
         };
         let answer = node.write(&upload, made.data.clone(), from).await;
+        if from > 0 && answer.is_ok() {
+            self.tools.count("resumed");
+        }
         self.note(node, &made, &answer);
     }
 
@@ -216,6 +220,7 @@ impl BlobsClient {
                 self.tools
                     .breach(format!("node {} took {forged}: {refusal}", node.number));
             }
+            Err(refusal) if refusal.outcome == Outcome::Failed => self.tools.count("forged"),
             Err(_) => {}
         }
         let Some(other) = self.tools.any_node(&mut self.words) else {

@@ -161,6 +161,13 @@ impl Report {
         self.0.get(&(rpc, ANY_NODE))
     }
 
+    /// The rows that count all nodes together.
+    #[must_use]
+    pub fn summary(&self) -> Report {
+        let rows = self.0.iter().filter(|((_, node), _)| *node == ANY_NODE);
+        Report(rows.map(|(at, row)| (*at, row.clone())).collect())
+    }
+
     /// The rows of another report beside those of this one, counts added.
     pub fn merge(&mut self, other: &Report) {
         for (at, row) in &other.0 {

@@ -23,6 +23,10 @@ pub mod cas;
 pub mod closure;
 pub mod content;
 pub mod ledger;
+#[cfg(test)]
+mod liar;
+#[cfg(test)]
+mod lies_tests;
 pub mod meter;
 mod presence;
 mod refs;
@@ -30,6 +34,7 @@ pub mod tools;
 pub mod verify;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -118,6 +123,8 @@ pub struct Done {
     pub ledger: Ledger,
     pub report: meter::Report,
     pub breaches: Vec<String>,
+    /// How often the rarer things were done, by name.
+    pub counts: BTreeMap<&'static str, u64>,
 }
 
 impl Load {
@@ -182,6 +189,7 @@ impl Load {
             ledger: self.tools.ledger.clone(),
             report: self.tools.meter.report(),
             breaches: self.tools.breaches(),
+            counts: self.tools.counts(),
         })
     }
 }

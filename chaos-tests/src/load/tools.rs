@@ -1,7 +1,7 @@
 //! What the clients of a load share.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -83,6 +83,7 @@ pub struct Tools {
     /// Connections of this load, made on its own thread, with their URLs.
     channels: Mutex<HashMap<u16, (String, Channel)>>,
     breaches: Mutex<Vec<String>>,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Tools {
@@ -99,6 +100,7 @@ impl Tools {
             call_limit: options.call_limit,
             channels: Mutex::default(),
             breaches: Mutex::default(),
+            counts: Mutex::default(),
         }
     }
 
@@ -149,6 +151,17 @@ impl Tools {
     #[must_use]
     pub fn breaches(&self) -> Vec<String> {
         lock(&self.breaches).clone()
+    }
+
+    /// Counts something that a run has to have done to show anything.
+    pub fn count(&self, what: &'static str) {
+        *lock(&self.counts).entry(what).or_default() += 1;
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.counts).clone()
     }
 
     /// Records an operation that ends now.

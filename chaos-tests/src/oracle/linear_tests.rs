@@ -253,7 +253,7 @@ fn an_explanation_stands_alone() {
 #[test]
 fn many_operations_are_judged() {
     let shape = Shape {
-        keys: if cfg!(debug_assertions) { 200 } else { 2_000 },
+        keys: 2_000,
         clients: 8,
         rounds: 62,
         unknown: 1,
