@@ -90,6 +90,18 @@ fn faults_of_clocks_happen_and_heal() {
     });
 }
 
+/// After each of them every blob is where it belongs again.
+#[test]
+fn faults_that_lose_copies_happen_and_are_made_up_for() {
+    if without("nemesis-losing", rig::available()) {
+        return;
+    }
+    Trial::run("nemesis-losing", LIMIT, |trial| {
+        let mut fleet = Fleet::in_world(trial, three())?;
+        order_all(&mut fleet, |kind| kind.loses_copies)
+    });
+}
+
 /// Two at once, drawn: faults get along with each other.
 #[test]
 fn faults_can_be_combined() {
