@@ -7,9 +7,10 @@ use anyhow::{Result, ensure};
 use weir_chaos_tests::{
     Cluster, Options, Trial,
     history::{self, Clock, Operation},
-    invariants::{availability, bounds, complete, convergence, durable, honesty, logs},
+    invariants::{availability, bounds, complete, convergence, durable, honesty, logs, status},
     load::{self, Artifacts, Blobs, Done, Load, Nodes, Presence, Refs, ledger, meter::Rpc},
     oracle::{Verdict, available, blobs, linear},
+    wait::until,
 };
 
 const LIMIT: Duration = Duration::from_secs(600);
@@ -257,4 +258,48 @@ fn a_node_dies_under_all_workloads_and_nothing_said_becomes_untrue() {
         })?;
         at_the_end(trial, &cluster)
     });
+}
+
+/// The node that leads is killed under linearizable reads, twice: no read
+/// finds a past that was over, through any of the others.
+#[test]
+fn leaders_die_and_reads_stay_linearizable() {
+    Trial::run("load-leaders", LIMIT, |trial| {
+        let settings = vec![("refs.reads".to_owned(), "linearizable".to_owned())];
+        let mut cluster = Cluster::start(
+            trial,
+            Options {
+                settings,
+                ..Options::default()
+            },
+        )?;
+        let options = start(trial, &cluster, "refs", seed(6009));
+        let load = Load::start(Refs::new(20, 60), options.clone())?;
+        for _ in 0..2 {
+            let more = load.tools().history.len() + 300;
+            load.reach(more, STEP_LIMIT)?;
+            let leader = leader(&cluster)?;
+            cluster.kill9(leader)?;
+            let more = load.tools().history.len() + 300;
+            load.reach(more, STEP_LIMIT)?;
+            cluster.start_again(leader)?;
+        }
+        let done = finish(trial, load)?;
+        insist(trial, &cluster, &options, done, linear::check)?;
+        at_the_end(trial, &cluster)
+    });
+}
+
+/// Which node leads, as any of them says.
+fn leader(cluster: &Cluster) -> Result<usize> {
+    let leads = || {
+        let mut statuses = cluster.nodes().iter().map(|node| status(&node.admin));
+        let name = statuses.find_map(|told| Some(told.ok()?["leader"].as_str()?.to_owned()));
+        let index = name.and_then(|name| {
+            let mut nodes = cluster.nodes().iter();
+            nodes.position(|node| node.name == name)
+        });
+        Ok(index)
+    };
+    until("a leader", STEP_LIMIT, leads)
 }
