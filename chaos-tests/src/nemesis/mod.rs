@@ -171,6 +171,7 @@ pub static KINDS: &[Kind] = &[
     passing("mute-leader", World, |seed| Box::new(Partition::new(seed, Shape::Mute(Target::Leader)))),
     passing("ring", World, |seed| Box::new(Partition::new(seed, Shape::Ring))),
     passing("bridge", World, |seed| Box::new(Partition::new(seed, Shape::Bridge))),
+    passing("clients-away", World, |seed| Box::new(Partition::new(seed, Shape::Clients(Target::Any)))),
     passing("delay", World, |seed| Box::new(Network::new(seed, Trouble::Delay))),
     passing("loss", World, |seed| Box::new(Network::new(seed, Trouble::Loss))),
     passing("duplicate", World, |seed| Box::new(Network::new(seed, Trouble::Duplicate))),

@@ -1,0 +1,37 @@
+//! Which judge a history has.
+
+use serde::{Deserialize, Serialize};
+
+use super::work::Kind;
+use crate::{
+    history::Operation,
+    oracle::{Verdict, available, blobs, linear},
+    scenario::Reads,
+};
+
+/// What a judge has to know of a run besides its history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Terms {
+    /// Refs were read as of one machine.
+    pub(super) linearizable: bool,
+    /// Nothing was done to the cluster.
+    pub(super) undisturbed: bool,
+}
+
+impl Terms {
+    pub(super) fn new(reads: Reads, undisturbed: bool) -> Terms {
+        Terms {
+            linearizable: reads == Reads::Linearizable,
+            undisturbed,
+        }
+    }
+}
+
+/// Judges the history of one workload.
+pub(super) fn judge(kind: Kind, terms: Terms, history: &[Operation]) -> Verdict {
+    match kind {
+        Kind::Refs | Kind::Artifacts if terms.linearizable => linear::check(history),
+        Kind::Refs | Kind::Artifacts => available::check(history),
+        Kind::Blobs | Kind::Presence => blobs::check(history, terms.undisturbed),
+    }
+}
