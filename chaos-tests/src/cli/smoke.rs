@@ -26,7 +26,6 @@ const SELECTION: &[&str] = &[
     "rot",
     "replace",
     "churn",
-    "disk-full",
     "pause-leader",
     "leader-alone",
     "calm-linearizable",

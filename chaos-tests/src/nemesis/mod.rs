@@ -65,6 +65,10 @@ pub use self::{
 };
 use crate::fleet::Fleet;
 
+/// Entered when a node had to be started again that should have come back by
+/// itself.
+pub const NOT_ALONE: &str = "did not come back by itself";
+
 /// Something that happens to a fleet and ends again.
 pub trait Fault: Send {
     /// Chooses victims and lets it happen.

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::history::{Kind, Operation, Outcome};
+use crate::{
+    history::{Kind, Operation, Outcome},
+    nemesis::NOT_ALONE,
+};
 
 /// The step at which the clock of the histories was started.
 pub(super) const WORK_BEGINS: &str = "work begins";
@@ -26,6 +29,8 @@ struct Entry {
 pub(super) struct Done {
     /// Faults by name.
     pub(super) faults: BTreeMap<String, u64>,
+    /// What the faults themselves found.
+    pub(super) problems: Vec<String>,
     /// When leaders were killed, in microseconds of the histories.
     leader_kills: Vec<u64>,
 }
@@ -61,6 +66,11 @@ impl Done {
                     }
                 }
                 "heal" => awaits_kill = false,
+                NOT_ALONE => {
+                    let (node, fault) = (&detail["node"], &detail["fault"]);
+                    done.problems
+                        .push(format!("node {node} {NOT_ALONE} after {fault}"));
+                }
                 _ => {}
             }
         }
@@ -105,11 +115,13 @@ mod tests {
 {"at_ms":1600,"what":"heal","detail":{"fault":"kill","seed":1}}
 {"at_ms":2000,"what":"inject","detail":{"fault":"kill-leader","seed":1}}
 {"at_ms":2100,"what":"kill","detail":{}}
-{"at_ms":2200,"what":"ki"#;
+{"at_ms":2200,"what":"did not come back by itself","detail":{"node":"n2","fault":"x"}}
+{"at_ms":2300,"what":"ki"#;
         let done = Done::of(lines.lines().filter_map(entry));
         assert_eq!(done.faults["kill"], 1);
         assert_eq!(done.faults["kill-leader"], 1);
         assert_eq!(done.leader_kills, [1_100_000]);
+        assert_eq!(done.problems.len(), 1);
         let push = |start, end, outcome| Operation {
             process: 0,
             key: 0,

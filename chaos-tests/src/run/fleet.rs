@@ -138,6 +138,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     let done = Done::read(&trial.dir().join("events.jsonl"))?;
     report.failovers_ms = done.failovers(&pushes);
     report.faults = done.faults;
+    report.problems.extend(done.problems);
     Ok(())
 }
 

@@ -85,13 +85,13 @@ const fn limits(reads: u64, pushes: u64) -> Limits {
 }
 
 /// One node is gone: others answer.
-const ONE: Limits = limits(4, 10);
+const ONE: Limits = limits(6, 15);
 
 /// Whoever leads is gone: blobs are read on, refs wait for an election.
-const LEADER: Limits = limits(4, 12);
+const LEADER: Limits = limits(6, 20);
 
 /// Nothing is gone.
-const NONE: Limits = limits(2, 4);
+const NONE: Limits = limits(3, 6);
 
 /// There may be no majority for as long as it lasts.
 const ANY: Limits = Limits {
@@ -164,26 +164,26 @@ pub static SCENARIOS: &[Scenario] = &[
     scenario("bad-clients", &[36], (THREE, BLOBS, NONE), Calm { hold_ms: 5000 },
         "uploads that are cut off, resumed, forged, or the same everywhere"),
 
-    scenario("kill-any", &[1], (THREE, ALL, ONE), turns!(3: ["kill"] 1500),
+    scenario("kill-any", &[1], (THREE, ALL, ONE), turns!(2: ["kill"] 1500),
         "one node after the other is killed and comes back"),
-    scenario("kill-leader", &[2], (FIVE, REFS, LEADER), turns!(4: ["kill-leader"] 2000),
+    scenario("kill-leader", &[2], (FIVE, REFS, LEADER), turns!(3: ["kill-leader"] 1000),
         "whoever leads is killed; refs are read as of one machine"),
-    scenario("kill-leader-available", &[2], (THREE, ALL, LEADER), turns!(3: ["kill-leader"] 2000),
+    scenario("kill-leader-available", &[2], (THREE, ALL, LEADER), turns!(2: ["kill-leader"] 1000),
         "whoever leads is killed, under all workloads"),
-    scenario("stop-leader", &[3], (THREE, REFS, ONE), turns!(3: ["stop-leader"] 1000),
+    scenario("stop-leader", &[3], (THREE, REFS, ONE), turns!(2: ["stop-leader"] 1000),
         "whoever leads is told to end, and hands over"),
-    scenario("stop-any", &[3], (THREE, ALL, ONE), turns!(3: ["stop"] 1000),
+    scenario("stop-any", &[3], (THREE, ALL, ONE), turns!(2: ["stop"] 1000),
         "one node after the other is told to end"),
-    scenario("pause-any", &[4], (THREE, ALL, limits(12, 12)), turns!(3: ["pause"] 2000),
+    scenario("pause-any", &[4], (THREE, ALL, limits(12, 20)), turns!(2: ["pause"] 2000),
         "nodes do nothing for a while and know nothing of it"),
-    scenario("pause-leader", &[4], (FIVE, REFS, limits(12, 14)), turns!(3: ["pause-leader"] 3000),
+    scenario("pause-leader", &[4], (THREE, REFS, limits(12, 20)), turns!(2: ["pause-leader"] 2500),
         "a leader that slept must not answer from its past"),
-    scenario("flapping", &[5], (THREE, REFS, limits(12, 14)), turns!(1: ["flap"] 6000),
+    scenario("flapping", &[5], (THREE, REFS, limits(12, 20)), turns!(1: ["flap"] 6000),
         "a node is there every other moment"),
 
-    scenario("power-cut", &[6], (THREE, ALL, ONE), turns!(3: ["power-cut"] 1000),
+    scenario("power-cut", &[6], (THREE, ALL, ONE), turns!(2: ["power-cut"] 1000),
         "a machine loses what it had not synced"),
-    scenario("power-cut-leader", &[6], (THREE, REFS, LEADER), turns!(3: ["power-cut-leader"] 1500),
+    scenario("power-cut-leader", &[6], (THREE, REFS, LEADER), turns!(2: ["power-cut-leader"] 1500),
         "the machine that leads loses what it had not synced"),
     scenario("power-cut-all", &[8], (THREE, ALL, ANY), turns!(2: ["power-cut-all"] 500),
         "all machines lose what they had not synced, in one instant"),
@@ -211,9 +211,9 @@ pub static SCENARIOS: &[Scenario] = &[
     scenario("read-only", &[15], (THREE, BLOBS, ONE), turns!(2: ["read-only"] 2000),
         "a file system takes no more writes"),
 
-    scenario("isolate", &[17, 23], (THREE, ALL, limits(12, 14)), turns!(2: ["isolate"] 3000),
+    scenario("isolate", &[17, 23], (THREE, ALL, limits(12, 20)), turns!(2: ["isolate"] 3000),
         "one node is cut off, with and without its clients"),
-    scenario("leader-alone", &[17], (FIVE, REFS, limits(12, 14)), turns!(2: ["leader-alone"] 3000),
+    scenario("leader-alone", &[17], (FIVE, REFS, limits(12, 20)), turns!(2: ["leader-alone"] 3000),
         "whoever leads is cut off, and must not answer as if it led"),
     scenario("halves", &[17], (FIVE, ALL, ANY), turns!(2: ["halves"] 3000),
         "two nodes and three do not hear each other"),
@@ -227,7 +227,7 @@ pub static SCENARIOS: &[Scenario] = &[
         "each node hears another majority"),
     scenario("bridge", &[19], (FIVE, REFS, ANY), turns!(1: ["bridge"] 5000),
         "two parts that both hear one node"),
-    scenario("clients-away", &[20], (THREE, ALL, limits(12, 14)), turns!(2: ["clients-away"] 2500),
+    scenario("clients-away", &[20], (THREE, ALL, limits(12, 20)), turns!(2: ["clients-away"] 2500),
         "a node is cut off from clients, and not from its peers"),
     scenario("latency", &[21], (THREE, ALL, ANY), turns!(1: ["delay"] 4000),
         "every packet takes long"),
@@ -240,12 +240,12 @@ pub static SCENARIOS: &[Scenario] = &[
     scenario("wrong-addresses", &[24], (THREE, ALL, ANY), turns!(2: ["names"] 3000),
         "two nodes exchange their addresses, and are not believed"),
 
-    scenario("clock-steps", &[25], (THREE, ALL, NONE), turns!(3: ["clock"] 1500),
+    scenario("clock-steps", &[25], (THREE, ALL, NONE), turns!(2: ["clock"] 1500),
         "the wall clock of a node steps by minutes and days"),
     scenario("clock-steps-all", &[25], (THREE, REFS, NONE), turns!(2: ["clock-all"] 2000),
         "all wall clocks step"),
 
-    scenario("churn", &[26], (THREE, ALL, NONE), turns!(1: ["churn"] 2000),
+    scenario("churn", &[26], (THREE, ALL, limits(6, 20)), turns!(1: ["churn"] 2000),
         "a node joins under load, is drained and removed"),
     scenario("churn-and-kill", &[26, 1], (FIVE, ALL, ANY), turns!(1: ["churn", "kill"] 2000),
         "a node joins while another dies"),

@@ -170,11 +170,15 @@ impl Scenario {
 
 /// What a node may say at level ERROR because of a fault.
 fn explains(fault: &'static str) -> Vec<&'static str> {
+    // A dead disk is met by the libraries below, too.
     const FILES: &[&str] = &[
         "volume fenced",
         "a file of this node failed",
         "journal is out of use",
         "the manifest of a ref cannot be read",
+        "damaged copy set aside",
+        "sled::",
+        "openraft::",
     ];
     const DAMAGE: &[&str] = &[
         "damaged copy set aside",
@@ -184,14 +188,17 @@ fn explains(fault: &'static str) -> Vec<&'static str> {
         "cannot read the header of a segment",
     ];
     const IDENTITY: &[&str] = &["this node may not take part in the cluster"];
+    // What peers still send to a node that ends finds nobody.
+    const ENDING: &[&str] = &["raft stopped", "failed to receive from RaftCore"];
     let texts: &[&[&str]] = match fault {
         "disk-full" | "inodes-full" | "read-only" | "vanish" | "power-cut" | "power-cut-leader"
         | "power-cut-all" | "zone-loss" | "starve-files" => &[FILES],
         "rot" => &[FILES, DAMAGE],
         "damage-journal" | "damage-tail" | "damage-snapshot" | "damage-state" => {
-            &[FILES, DAMAGE, IDENTITY]
+            &[FILES, DAMAGE, IDENTITY, ENDING]
         }
-        "removed-returns" | "old-image" | "replace" | "churn" => &[IDENTITY],
+        "stop" | "stop-leader" => &[ENDING],
+        "removed-returns" | "old-image" | "replace" | "churn" => &[IDENTITY, ENDING],
         _ => &[],
     };
     texts
