@@ -1,6 +1,6 @@
 //! The course of a run on any ground.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use serde_json::json;
@@ -45,6 +45,29 @@ pub(super) struct Plot<'a> {
     pub(super) is_calm: bool,
 }
 
+/// What there is to judge when the work has ended.
+struct Judged {
+    parts: Vec<Part>,
+    clock: Clock,
+    /// The cluster has come back.
+    is_whole: bool,
+    /// See [`busy`].
+    slack: f64,
+}
+
+/// How many processes want each processor of this machine, at least 1. Limits
+/// of time are multiplied by it: where other work takes the processors, a gap
+/// says little about the cluster.
+fn busy() -> f64 {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let wanting = load
+        .split_whitespace()
+        .next()
+        .and_then(|one| one.parse().ok());
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (wanting.unwrap_or(0.0) / processors as f64).max(1.0)
+}
+
 /// Plays it, and enters what came of it into the report; gives the pushes of
 /// refs. Everything is written to `dir`.
 pub(super) fn play(
@@ -53,6 +76,7 @@ pub(super) fn play(
     dir: &Path,
     report: &mut Report,
 ) -> Result<Vec<Operation>> {
+    let begun = busy();
     let inside = ground.enter()?;
     let working = Working::start(plot.work, ground.clients(), plot.work_seed, dir)?;
     drop(inside);
@@ -68,13 +92,21 @@ pub(super) fn play(
     note(report, "the run", outcome);
     ground.note("work ends", json!({}));
     let parts = working.finish()?;
+    let slack = begun.max(busy());
+    ground.note("limits of time are wider by", json!(slack));
     if is_whole {
-        settle(ground, plot, report);
+        settle(ground, plot.limits.times(slack), report);
     }
-    judge_all(ground, plot, parts, dir, clock, is_whole, report)
+    let judged = Judged {
+        parts,
+        clock,
+        is_whole,
+        slack,
+    };
+    judge_all(ground, plot, judged, dir, report)
 }
 
-fn settle(ground: &dyn Ground, plot: &Plot<'_>, report: &mut Report) {
+fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) {
     let admins = ground.admins();
     if admins.is_empty() {
         ground.note("nobody can be asked whether all is settled", json!({}));
@@ -83,19 +115,23 @@ fn settle(ground: &dyn Ground, plot: &Plot<'_>, report: &mut Report) {
     ground.note("waits until all is settled", json!({}));
     let settled = ground
         .enter()
-        .and_then(|_inside| convergence::wait(&admins, plot.limits.settled));
+        .and_then(|_inside| convergence::wait(&admins, limits.settled));
     note(report, "convergence", settled);
 }
 
 fn judge_all(
     ground: &dyn Ground,
     plot: &Plot<'_>,
-    parts: Vec<Part>,
+    judged: Judged,
     dir: &Path,
-    clock: Clock,
-    is_whole: bool,
     report: &mut Report,
 ) -> Result<Vec<Operation>> {
+    let Judged {
+        parts,
+        clock,
+        is_whole,
+        slack,
+    } = judged;
     let terms = Terms::new(plot.work.reads, plot.is_calm);
     let kinds = parts.iter().map(|part| part.kind).collect();
     Record {
@@ -134,7 +170,8 @@ fn judge_all(
             pushes.extend(history);
         }
     }
-    note(report, "availability", available(&calls, plot.limits));
+    let limits = plot.limits.times(slack);
+    note(report, "availability", available(&calls, limits));
     Ok(pushes)
 }
 

@@ -87,6 +87,18 @@ pub struct Limits {
     pub settled: Duration,
 }
 
+impl Limits {
+    /// So many times as wide.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Limits {
+        Limits {
+            reads: self.reads.map(|limit| limit.mul_f64(factor)),
+            pushes: self.pushes.map(|limit| limit.mul_f64(factor)),
+            settled: self.settled.mul_f64(factor),
+        }
+    }
+}
+
 /// One scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
