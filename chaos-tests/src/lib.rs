@@ -20,6 +20,7 @@
 
 pub mod builds;
 pub mod buildstream;
+pub mod cli;
 pub mod cluster;
 pub mod fleet;
 pub mod gate;
@@ -32,6 +33,8 @@ pub mod probe;
 pub mod process;
 pub mod program;
 pub mod rig;
+pub mod run;
+pub mod scenario;
 pub mod seeded;
 pub mod tree;
 pub mod trial;

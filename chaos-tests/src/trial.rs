@@ -70,8 +70,9 @@ impl Trial {
         }
     }
 
-    /// The error comes with the directory that was kept.
-    fn attempt<F>(
+    /// As [`run`](Self::run), but an error is returned, with the directory
+    /// that was kept.
+    pub fn attempt<F>(
         name: &'static str,
         limit: Duration,
         body: F,

@@ -1,6 +1,6 @@
 //! How nodes begin, end and are hurt.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, sync::PoisonError, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
@@ -28,8 +28,13 @@ impl Fleet {
             .spawn(&self.trial, &node.name, &serve, &node.log())?;
         self.events
             .enter("start", json!({"node": node.name, "pid": process.pid()}));
+        let pid = process.pid();
         node.process = Some(process);
         node.is_paused = false;
+        let pids = &self.pids;
+        pids.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pid);
         Ok(())
     }
 

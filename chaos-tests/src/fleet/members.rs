@@ -29,7 +29,7 @@ impl Fleet {
             words.extend(["--setting".into(), setting.clone()]);
         }
         self.weir(number, &words, COMMAND_LIMIT)?;
-        self.nodes[number].is_member = true;
+        self.set_member(number, true);
         Ok(())
     }
 
@@ -41,7 +41,7 @@ impl Fleet {
             words.extend(["--node".into(), fleet.node(through).admin.clone()]);
             fleet.weir(number, &words, COMMAND_LIMIT)
         })?;
-        self.nodes[number].is_member = true;
+        self.set_member(number, true);
         Ok(())
     }
 
@@ -65,7 +65,7 @@ impl Fleet {
     pub fn remove(&mut self, number: usize) -> Result<()> {
         let name = self.node(number).name.clone();
         self.ask(number, &["node", "remove", &name], COMMAND_LIMIT)?;
-        self.nodes[number].is_member = false;
+        self.set_member(number, false);
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl Fleet {
     pub fn remove_dead(&mut self, number: usize) -> Result<()> {
         let name = self.node(number).name.clone();
         self.ask(number, &["node", "remove", &name, "--dead"], COMMAND_LIMIT)?;
-        self.nodes[number].is_member = false;
+        self.set_member(number, false);
         Ok(())
     }
 

@@ -25,13 +25,18 @@ mod members;
 mod node;
 mod readings;
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 pub use self::{node::Node, readings::Readings};
 use crate::{
+    load::Nodes,
     program,
     rig::{Events, Room, VolumeSpec, World, room::Inside},
     trial::Trial,
@@ -89,6 +94,8 @@ pub struct Fleet {
     options: Options,
     weir: PathBuf,
     commands: std::cell::Cell<u32>,
+    clients: Nodes,
+    pids: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Fleet {
@@ -136,6 +143,8 @@ impl Fleet {
             events,
             weir: program::weir(trial)?,
             commands: std::cell::Cell::new(0),
+            clients: Nodes::default(),
+            pids: Arc::default(),
             options,
         };
         for number in 0..fleet.options.nodes {
@@ -178,6 +187,9 @@ impl Fleet {
             "made",
             json!({"node": name, "zone": zone, "client": node.client}),
         );
+        // Told to clients once it is a member.
+        let known = self.clients.add(node.client.clone());
+        self.clients.set(known, None);
         self.nodes.push(node);
         Ok(number)
     }
@@ -219,6 +231,26 @@ impl Fleet {
         members
             .map(|number| self.node(number).client.clone())
             .collect()
+    }
+
+    /// The members as clients ask them, by number; follows what becomes of
+    /// the fleet. A member that does not run is still asked.
+    pub fn clients(&self) -> Nodes {
+        self.clients.clone()
+    }
+
+    /// Every process that was started as a node so far, also those that have
+    /// ended; follows what becomes of the fleet.
+    pub fn pids(&self) -> impl Fn() -> Vec<u32> + Send + 'static {
+        let pids = self.pids.clone();
+        move || pids.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_member(&mut self, number: usize, is_member: bool) {
+        let node = &mut self.nodes[number];
+        node.is_member = is_member;
+        let url = is_member.then(|| node.client.clone());
+        self.clients.set(number as u16, url);
     }
 
     /// Moves the calling thread to where clients are, until the guard is

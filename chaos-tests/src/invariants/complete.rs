@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The process of reads that no client made.
-const NOBODY: u32 = u32::MAX;
+pub const NOBODY: u32 = u32::MAX;
 
 /// Broken refs that an error lists.
 const LISTED: usize = 8;

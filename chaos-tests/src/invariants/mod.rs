@@ -101,6 +101,14 @@ pub fn status(admin: &str) -> Result<Value> {
         .map_err(|error| anyhow!("status of {admin}: {error:#}"))
 }
 
+/// Whether the node at a URL answers clients now.
+pub fn serves(url: &str) -> Result<bool> {
+    runtime()?.block_on(async {
+        let node = node(0, url, Clock::start())?;
+        Ok(node.find_missing(&[]).await.is_ok())
+    })
+}
+
 /// The texts of an array of the status.
 fn texts<'a>(status: &'a Value, name: &str) -> Vec<&'a str> {
     let array = status[name].as_array().map_or(&[][..], Vec::as_slice);

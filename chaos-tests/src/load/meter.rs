@@ -37,8 +37,9 @@ pub struct Row {
     pub shed: u64,
     /// All other calls, by code.
     pub failed: BTreeMap<i32, u64>,
-    /// Longest time in microseconds from the start of a call that failed to
-    /// the next success, or to the last call.
+    /// Longest time in microseconds in which calls failed and none succeeded:
+    /// from the start of the first, or the success before its end, to the
+    /// next success or the last call.
     pub longest_gap: u64,
     /// Answered calls by latency.
     buckets: Vec<u64>,
@@ -46,6 +47,8 @@ pub struct Row {
     out_since: Option<u64>,
     /// The end of the last call.
     last: u64,
+    /// The end of the last answered call.
+    last_answer: u64,
 }
 
 impl Row {
@@ -83,6 +86,7 @@ impl Row {
         match code {
             Code::Ok | Code::NotFound | Code::InvalidArgument | Code::OutOfRange => {
                 self.answered += 1;
+                self.last_answer = self.last_answer.max(end);
                 if let Some(since) = self.out_since.take() {
                     self.longest_gap = self.longest_gap.max(end.saturating_sub(since));
                 }
@@ -95,7 +99,8 @@ impl Row {
             Code::ResourceExhausted => self.shed += 1,
             code => {
                 *self.failed.entry(code as i32).or_default() += 1;
-                self.out_since.get_or_insert(start);
+                // Others may have been answered while this one hung.
+                self.out_since.get_or_insert(start.max(self.last_answer));
             }
         }
     }
@@ -254,6 +259,11 @@ mod tests {
         // Not over yet: it lasts to the last call.
         call(1, 5_000, 9_000, Code::Unavailable);
         assert_eq!(gap(1), 4_000);
+        // One that hung while others were answered is no gap of them.
+        call(2, 5_000, 9_500, Code::Ok);
+        call(1, 5_100, 9_700, Code::Unavailable);
+        call(2, 9_600, 9_800, Code::Ok);
+        assert_eq!(gap(ANY_NODE), 4_500);
         let report = meter.report();
         let row = &report.0[&(Rpc::PushBlob, 0)];
         assert_eq!((row.answered, row.shed, row.calls()), (3, 1, 6));

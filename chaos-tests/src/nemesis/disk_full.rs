@@ -1,9 +1,15 @@
 //! Volumes without space.
 
-use anyhow::Result;
+use std::time::Duration;
 
-use super::{Fault, Target};
-use crate::{fleet::Fleet, seeded::Words};
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Fault, NOT_ALONE, Target};
+use crate::{fleet::Fleet, seeded::Words, wait::until};
+
+/// From the moment there is space again until a node takes part again.
+const ALONE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Something else takes all space of a volume, or all its inodes; healed by
 /// giving it back, without a restart: a node must notice by itself.
@@ -45,8 +51,17 @@ impl Fault for DiskFull {
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         if let Some(victim) = self.victim.take() {
             fleet.relieve(victim)?;
+            let alone = until("a node to know a leader", ALONE_LIMIT, || {
+                let knows = |status: Value| !status["leader"].is_null();
+                let is_back = fleet.has_ended(victim)? || fleet.status(victim).is_ok_and(knows);
+                Ok(is_back.then_some(()))
+            });
+            if alone.is_err() {
+                let detail = json!({"node": fleet.node(victim).name, "fault": "disk-full"});
+                fleet.events().enter(NOT_ALONE, detail);
+            }
             // What a node does when it cannot write may be to end.
-            if fleet.has_ended(victim)? {
+            if alone.is_err() || fleet.has_ended(victim)? {
                 fleet.kill(victim);
                 fleet.start_node(victim)?;
             }

@@ -65,6 +65,10 @@ pub use self::{
 };
 use crate::fleet::Fleet;
 
+/// Entered when a node had to be started again that should have come back by
+/// itself.
+pub const NOT_ALONE: &str = "did not come back by itself";
+
 /// Something that happens to a fleet and ends again.
 pub trait Fault: Send {
     /// Chooses victims and lets it happen.
@@ -171,6 +175,7 @@ pub static KINDS: &[Kind] = &[
     passing("mute-leader", World, |seed| Box::new(Partition::new(seed, Shape::Mute(Target::Leader)))),
     passing("ring", World, |seed| Box::new(Partition::new(seed, Shape::Ring))),
     passing("bridge", World, |seed| Box::new(Partition::new(seed, Shape::Bridge))),
+    passing("clients-away", World, |seed| Box::new(Partition::new(seed, Shape::Clients(Target::Any)))),
     passing("delay", World, |seed| Box::new(Network::new(seed, Trouble::Delay))),
     passing("loss", World, |seed| Box::new(Network::new(seed, Trouble::Loss))),
     passing("duplicate", World, |seed| Box::new(Network::new(seed, Trouble::Duplicate))),

@@ -29,6 +29,8 @@ pub enum Shape {
     Ring,
     /// Two parts that both hear one node between them.
     Bridge,
+    /// Clients and these do not hear each other; members do.
+    Clients(Target),
 }
 
 /// A partition of the members; healed by lifting it.
@@ -52,7 +54,10 @@ impl Partition {
         let mut others = shuffled(fleet.members(), &mut self.words);
         let half = others.len() / 2;
         Ok(match &self.shape {
-            Shape::Isolate(target) | Shape::Deaf(target) | Shape::Mute(target) => {
+            Shape::Isolate(target)
+            | Shape::Deaf(target)
+            | Shape::Mute(target)
+            | Shape::Clients(target) => {
                 let apart = target.pick(fleet, &mut self.words)?;
                 others.retain(|number| !apart.contains(number));
                 Sides { apart, others }
@@ -87,6 +92,7 @@ impl Fault for Partition {
         let (apart, others) = (rooms(&sides.apart)?, rooms(&sides.others)?);
         let mut cuts = match self.shape {
             Shape::Ring => ring(&[&apart[..], &others].concat()),
+            Shape::Clients(_) => between(&apart, &[CLIENTS]),
             _ => between(&apart, &others),
         };
         match self.shape {

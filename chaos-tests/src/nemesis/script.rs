@@ -102,11 +102,22 @@ impl Script {
     pub fn run(
         &self,
         fleet: &mut Fleet,
+        check: impl FnMut(&mut Fleet, &Step) -> Result<()>,
+    ) -> Result<()> {
+        self.run_watched(fleet, |_, _| Ok(()), check)
+    }
+
+    /// As [`run`](Self::run); moreover `watch` looks at the fleet while the
+    /// faults of a step last, just before they are healed.
+    pub fn run_watched(
+        &self,
+        fleet: &mut Fleet,
+        mut watch: impl FnMut(&mut Fleet, &Step) -> Result<()>,
         mut check: impl FnMut(&mut Fleet, &Step) -> Result<()>,
     ) -> Result<()> {
         fleet.events().enter("script", json!(self));
         for step in &self.steps {
-            step.run(fleet)
+            step.run(fleet, &mut watch)
                 .and_then(|()| check(fleet, step))
                 .with_context(|| format!("in {step} of the script {}", json!(self)))?;
         }
@@ -115,7 +126,11 @@ impl Script {
 }
 
 impl Step {
-    fn run(&self, fleet: &mut Fleet) -> Result<()> {
+    fn run(
+        &self,
+        fleet: &mut Fleet,
+        watch: &mut impl FnMut(&mut Fleet, &Step) -> Result<()>,
+    ) -> Result<()> {
         let mut faults: Vec<Ordered<'_>> = Vec::new();
         for order in &self.orders {
             let kind = find(&order.fault)?;
@@ -132,7 +147,9 @@ impl Step {
             begun += 1;
             one.inject(fleet)
         });
-        let held = injected.and_then(|()| self.hold(fleet, &mut faults));
+        let held = injected
+            .and_then(|()| self.hold(fleet, &mut faults))
+            .and_then(|()| watch(fleet, self));
         // Whatever happened: what was begun is ended, all of it.
         let mut outcome = held;
         for one in faults[..begun].iter_mut().rev() {

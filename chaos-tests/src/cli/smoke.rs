@@ -1,0 +1,135 @@
+//! A fixed selection, for every change.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::{
+    SmokeArgs, fresh_seed, minutes, say, tell,
+    workers::{Task, run_all},
+};
+use crate::{
+    Trial,
+    nemesis::Needs,
+    program, rig,
+    run::{Report, Tally},
+    scenario::{self, Scenario},
+};
+
+/// Short scenarios of every kind; the first are the most telling.
+const SELECTION: &[&str] = &[
+    "calm",
+    "kill-leader",
+    "kill-any",
+    "isolate",
+    "power-cut-all",
+    "rot",
+    "replace",
+    "churn",
+    "pause-leader",
+    "leader-alone",
+    "calm-linearizable",
+    "bad-clients",
+    "kill-leader-available",
+    "stop-leader",
+    "stop-any",
+    "pause-any",
+    "flapping",
+    "power-cut",
+    "power-cut-leader",
+    "volume-gone",
+    "inodes-full",
+    "read-only",
+    "ring",
+    "bridge",
+    "clients-away",
+    "latency",
+    "disorder",
+    "wrong-addresses",
+    "clock-steps",
+];
+
+/// The scenario that is run with a fresh seed.
+const FRESH: &str = "mixed-two";
+
+/// Builds `weir` once, so that runs do not do it at the same time.
+pub(super) fn prepare() -> Result<()> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let limit = std::time::Duration::from_secs(1200);
+    let built = Trial::attempt("weir", limit, move |trial| {
+        Ok(tell.send(program::weir(trial)?)?)
+    });
+    built.map_err(|(error, _)| error)?;
+    say(format!("with {}", told.recv()?.display()));
+    Ok(())
+}
+
+/// Runs the selection; whether all of it passed.
+pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
+    let limit = minutes(args.minutes)?;
+    let ledger = args.ledger.file()?;
+    prepare()?;
+    let names: Vec<&str> = match args.only.as_slice() {
+        [] => SELECTION.to_vec(),
+        only => only.iter().map(String::as_str).collect(),
+    };
+    let rig = rig::available();
+    let mut tasks = Vec::new();
+    for name in names {
+        let scenario = scenario::find(name)?;
+        // Without the rig each would be the same run of kills and pauses.
+        if rig.is_ok() || scenario.needs()? == Needs::Processes {
+            tasks.push(Task {
+                scenario,
+                seed: args.seed,
+            });
+        }
+    }
+    if let Err(why) = rig {
+        let count = tasks.len();
+        say(format!("plain processes, {count} scenarios: {why}"));
+    }
+    if args.only.is_empty() {
+        let scenario = scenario::find(FRESH)?;
+        let seed = fresh_seed()?;
+        tasks.insert(tasks.len().min(1), Task { scenario, seed });
+    }
+    let all = tasks.len();
+    let start = Instant::now();
+    let mut left = tasks.into_iter();
+    let mut skipped: Vec<&'static Scenario> = Vec::new();
+    let mut failed: Vec<Report> = Vec::new();
+    let mut tally = Tally::default();
+    run_all(
+        args.at_once,
+        &ledger,
+        || {
+            if start.elapsed() > limit {
+                skipped.extend(left.by_ref().map(|task| task.scenario));
+            }
+            left.next()
+        },
+        |report| {
+            say(&report);
+            tally.add(&report);
+            if !report.has_passed() {
+                failed.push(report);
+            }
+        },
+    );
+    say(format!("\n{tally}"));
+    if !skipped.is_empty() {
+        let names: Vec<_> = skipped.iter().map(|scenario| scenario.name).collect();
+        say(format!(
+            "not run, for the time was up: {}",
+            names.join(", ")
+        ));
+    }
+    for report in &failed {
+        tell(report);
+    }
+    let seconds = start.elapsed().as_secs();
+    let passed = tally.runs - tally.failed_runs;
+    say(format!("{passed} of {all} passed in {seconds} s"));
+    Ok(failed.is_empty() && tally.runs > 0)
+}

@@ -1,0 +1,59 @@
+//! Drawn scenarios until the time is up.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::{
+    SoakArgs, fresh_seed, minutes, say, smoke, tell,
+    workers::{Task, run_all},
+};
+use crate::{
+    nemesis::Needs,
+    rig,
+    run::Tally,
+    scenario::{SCENARIOS, Scenario},
+    seeded::Words,
+};
+
+/// Runs until the time is up; whether all passed.
+pub(super) fn run(args: &SoakArgs) -> Result<bool> {
+    let limit = minutes(args.minutes)?;
+    let ledger = args.ledger.file()?;
+    let seed = args.seed.map_or_else(fresh_seed, Ok)?;
+    say(format!(
+        "chaos soak --minutes {} --seed {seed}",
+        args.minutes
+    ));
+    smoke::prepare()?;
+    let has_rig = rig::available();
+    if let Err(why) = &has_rig {
+        say(format!("plain processes: {why}"));
+    }
+    let mut fitting: Vec<&'static Scenario> = Vec::new();
+    for scenario in SCENARIOS {
+        if has_rig.is_ok() || scenario.needs()? == Needs::Processes {
+            fitting.push(scenario);
+        }
+    }
+    let start = Instant::now();
+    let mut words = Words::new(seed);
+    let mut tally = Tally::default();
+    run_all(
+        args.at_once,
+        &ledger,
+        || {
+            let task = Task {
+                scenario: fitting[words.below(fitting.len())],
+                seed: words.below(1_000_000_000) as u64,
+            };
+            (start.elapsed() < limit).then_some(task)
+        },
+        |report| {
+            tally.add(&report);
+            tell(&report);
+        },
+    );
+    say(format!("\n{tally}"));
+    Ok(tally.runs > 0 && tally.failed_runs == 0)
+}

@@ -1,0 +1,107 @@
+//! Runs in processes of their own, a few at a time.
+
+use std::{
+    env,
+    fs::File,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{run::Report, scenario::Scenario, trial::tail};
+
+/// A run that has not ended by then is ended.
+const RUN_LIMIT: Duration = Duration::from_secs(960);
+
+/// Between two looks at a process.
+const REST: Duration = Duration::from_millis(50);
+
+/// Lines of its output that a run that ended without a report shows.
+const TAIL_LINES: usize = 12;
+
+/// One run to do.
+#[derive(Clone, Copy)]
+pub(super) struct Task {
+    pub(super) scenario: &'static Scenario,
+    pub(super) seed: u64,
+}
+
+/// Takes tasks from `next` until there are none, `at_once` at a time, and
+/// hands each report to `told`.
+pub(super) fn run_all(
+    at_once: usize,
+    ledger: &Path,
+    next: impl FnMut() -> Option<Task> + Send,
+    told: impl FnMut(Report) + Send,
+) {
+    let (next, told) = (Mutex::new(next), Mutex::new(told));
+    thread::scope(|scope| {
+        for _ in 0..at_once.max(1) {
+            scope.spawn(|| {
+                while let Some(task) = take(&next) {
+                    let report = run(task, ledger);
+                    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                    told(report);
+                }
+            });
+        }
+    });
+}
+
+fn take(next: &Mutex<impl FnMut() -> Option<Task>>) -> Option<Task> {
+    // Dropped before the task is run.
+    let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+    next()
+}
+
+fn run(task: Task, ledger: &Path) -> Report {
+    let start = Instant::now();
+    attempt(task, ledger).unwrap_or_else(|error| Report {
+        scenario: task.scenario.name.into(),
+        seed: task.seed,
+        seconds: start.elapsed().as_secs_f64(),
+        problems: vec![format!("{error:#}")],
+        ..Report::default()
+    })
+}
+
+fn attempt(Task { scenario, seed }: Task, ledger: &Path) -> Result<Report> {
+    let dir = tempfile::tempdir()?;
+    let (report, output) = (dir.path().join("report.json"), dir.path().join("output"));
+    let log = File::create(&output)?;
+    let child = Command::new(env::current_exe()?)
+        .args(["run", "--scenario", scenario.name])
+        .args(["--seed", &seed.to_string()])
+        .arg("--ledger")
+        .arg(ledger)
+        .arg("--report")
+        .arg(&report)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    let status = wait(child)?;
+    Report::load(&report).with_context(|| {
+        let said = tail(&output, TAIL_LINES);
+        format!("it ended with {status} and left no report; at last it said\n{said}")
+    })
+}
+
+/// Waits for a process, and kills one that hangs: what it started dies with it.
+fn wait(mut child: Child) -> Result<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if start.elapsed() > RUN_LIMIT {
+            child.kill()?;
+            return Ok(child.wait()?);
+        }
+        thread::sleep(REST);
+    }
+}

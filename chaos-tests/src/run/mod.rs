@@ -1,0 +1,36 @@
+//! One run of a scenario, from an empty machine to a verdict.
+//!
+//! ```text
+//!  fleet ──► work begins ──► faults, healed ──► settled ──► full scan ──► verdict
+//!  ground      work            scenario::Plan     invariants     judge      record
+//! ```
+//!
+//! - [`Ground`](ground::Ground) is what a run stands on: a fleet of its own, or
+//!   a cluster of somebody else's, whose faults are commands of theirs.
+//! - Histories are written down before they are judged, with everything that is
+//!   needed to judge them again: see [`replay`].
+//! - All judges are asked, also when the first has found something. A call
+//!   that failed may have happened or not; it is never taken for absent.
+//! - A run that found something keeps its folder: histories, logs, the script
+//!   of its faults, what was done when.
+//!
+//! [`Tally`] adds up what all runs did.
+
+mod events;
+mod fleet;
+pub mod ground;
+mod judge;
+mod play;
+mod record;
+mod report;
+mod tally;
+pub mod target;
+mod work;
+
+pub use self::{
+    fleet::{Orders, run},
+    record::replay,
+    report::Report,
+    tally::Tally,
+    target::Target,
+};

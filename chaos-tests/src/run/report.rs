@@ -1,0 +1,104 @@
+//! What came of a run.
+
+use std::{collections::BTreeMap, fmt, fs, path::Path, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Lines of one problem that are shown.
+const LINES: usize = 14;
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    pub scenario: String,
+    pub seed: u64,
+    pub seconds: f64,
+    /// Faults that were injected, by name.
+    pub faults: BTreeMap<String, u64>,
+    /// Operations of clients that were judged.
+    pub operations: u64,
+    /// Promises that clients were given.
+    pub acknowledged: u64,
+    /// Reads of the full scan.
+    pub reads: u64,
+    /// Milliseconds from each kill of a leader to the next acknowledged push.
+    pub failovers_ms: Vec<u64>,
+    /// What must not have been; empty if the run passed.
+    pub problems: Vec<String>,
+    /// The folder of a run that did not pass.
+    pub kept: Option<PathBuf>,
+}
+
+impl Report {
+    #[must_use]
+    pub fn has_passed(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// How to run the same again.
+    #[must_use]
+    pub fn reproduce(&self) -> String {
+        format!(
+            "chaos run --scenario {} --seed {}",
+            self.scenario, self.seed
+        )
+    }
+
+    /// Writes it as JSON.
+    pub fn save(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub fn load(file: &Path) -> Result<Report> {
+        let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// The problems, each cut short.
+    #[must_use]
+    pub fn first_problems(&self, most: usize) -> String {
+        let mut text = String::new();
+        for problem in self.problems.iter().take(most) {
+            for (number, line) in problem.lines().take(LINES).enumerate() {
+                let mark = if number == 0 { "  - " } else { "    " };
+                text += &format!("{mark}{line}\n");
+            }
+        }
+        let more = self.problems.len().saturating_sub(most);
+        if more > 0 {
+            text += &format!("  and {more} more\n");
+        }
+        text
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report {
+            scenario,
+            seed,
+            seconds,
+            operations,
+            reads,
+            ..
+        } = self;
+        let verdict = if self.has_passed() {
+            "passed"
+        } else {
+            "FAILED"
+        };
+        let faults: u64 = self.faults.values().sum();
+        write!(
+            out,
+            "{verdict} {scenario} seed {seed}: {seconds:.0} s, {faults} faults, \
+             {operations} operations judged, {reads} reads back"
+        )?;
+        if !self.failovers_ms.is_empty() {
+            write!(out, ", leaders back after {:?} ms", self.failovers_ms)?;
+        }
+        Ok(())
+    }
+}
