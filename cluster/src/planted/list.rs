@@ -58,11 +58,11 @@ bugs! {
     ZonesNotCounted: P 1, "copies in one zone count as a quorum of two", Cluster,
         "replication::tests::writes::two_copies_in_one_zone_are_no_quorum_of_two_zones";
     DataSyncSkipped: P 1, "small blobs are not synced before the answer", Node,
-        "store::tests::crash::puts_uploads_and_new_segments_survive_a_cut_anywhere";
+        "store::tests::crash::what_was_answered_survives_a_cut_right_after";
     FileSyncSkipped: P 1, "large blobs are not synced before the answer", Node,
-        "store::tests::crash::puts_uploads_and_new_segments_survive_a_cut_anywhere";
+        "store::tests::crash::what_was_answered_survives_a_cut_right_after";
     FolderSyncSkipped: P 1, "the folder of a large blob is not synced before the answer", Node,
-        "store::tests::crash::puts_uploads_and_new_segments_survive_a_cut_anywhere";
+        "store::tests::crash::what_was_answered_survives_a_cut_right_after";
     ZonesIgnored: P 2, "owners are placed without regard to zones", Cluster,
         "placement::tests::owners_differ_in_zone_then_in_host";
     DroppedOnOneWord: P 2, "a surplus copy goes when one owner holds the blob", Cluster,
@@ -83,14 +83,16 @@ bugs! {
         "state::tests::all_keys_of_a_push_get_one_revision_and_a_removal_needs_it";
     NoBarrier: P 4, "linearizable reads are answered from what is applied here", Api,
         "asset::linearizable_reads_all_pass_a_barrier";
+    BarrierSkipped: P 4, "a read barrier asks nobody", Raft,
+        "without_a_majority_calls_fail_in_time_and_say_why";
     MissUnconfirmed: P 4, "a miss is answered without a read barrier", Api,
         "asset::available_reads_serve_hits_without_a_quorum_and_confirm_misses";
     DigestUnchecked: P 5, "bytes are stored without hashing them", Cluster,
         "replication::tests::writes::bytes_that_do_not_match_are_the_clients_error";
     ChecksumUnchecked: P 5, "small blobs are read without their checksum", Node,
-        "store::tests::faults::flipped_bits_cost_a_blob_and_never_give_wrong_bytes";
+        "store::tests::ranges::one_flipped_bit_gives_no_bytes_of_its_part";
     RangeUnchecked: P 5, "parts of large blobs are read without their checksum", Node,
-        "store::tests::faults::flipped_bits_cost_a_blob_and_never_give_wrong_bytes";
+        "store::tests::ranges::one_flipped_bit_gives_no_bytes_of_its_part";
     DamagedCopyKept: P 5, "a damaged copy counts as present", Node,
         "store::tests::scrub::all_damage_is_found_and_the_rest_is_left_alone";
     ScrubSkipsDamage: P 5, "scrub passes damaged records over", Node,
@@ -120,7 +122,7 @@ bugs! {
     StaleVerdictTaken: P 9, "an owner's word of an older epoch drops a copy", Cluster,
         "repair::tests::troubles::an_owners_word_of_an_older_epoch_drops_nothing";
     MarkWithMemberAway: P 9, "handoff ends though a member was not asked", Cluster,
-        "repair::tests::troubles::a_member_that_is_down_holds_the_mark_up_until_it_is_back_or_removed";
+        "repair::tests::troubles::a_draining_member_that_is_down_holds_the_mark_up";
     MarkWithSlotsOpen: P 9, "handoff ends though slots are not settled", Cluster,
         "repair::tests::model::the_mark_waits_for_every_member_and_every_slot";
     EpochRetiredEarly: P 9, "an epoch is retired on the mark of one owner", Cluster,
@@ -133,6 +135,8 @@ bugs! {
         "peer::identity::tests::a_removed_sender_is_refused_and_told_and_no_other";
     OldCopyLetIn: P 9, "an older copy of a data directory takes part", Cluster,
         "state::member_tests::a_start_that_does_not_go_on_from_the_last_is_refused";
+    EnteredAlone: P 9, "a node votes before a majority has welcomed it", Raft,
+        "a_node_that_finds_nobody_waits_and_goes_on_with_a_majority";
     BootForgotten: P 9, "a start is not written down before it is told", Node,
         "data_dir::boots::tests::each_start_is_known_to_the_next_and_to_no_copy_made_before_it";
     RemovedUndrained: P 9, "a member leaves with blobs that nobody else confirmed", Node,
@@ -144,9 +148,9 @@ bugs! {
     SyncRetried: P 10, "a failed sync of the store is tried again", Node,
         "store::tests::faults::the_first_failure_fences_the_volume_and_loses_nothing";
     LogSyncRetried: P 10, "a failed sync of the log is tried again", Cluster,
-        "journal::tests::the_first_error_fences_for_good";
+        "journal::tests::what_a_failed_sync_left_in_memory_is_written_again";
     FullDiskFences: P 10, "a full disk fences the volume for ever", Node,
-        "store::tests::faults::a_full_volume_refuses_and_is_not_fenced";
+        "store::tests::volume::a_volume_out_of_inodes_refuses_and_recovers";
     UploadLeftBehind: P 11, "an upload that was given up leaves its file", Node,
         "store::tests::faults::an_upload_that_is_dropped_leaves_no_file_and_no_room_taken";
     MemoryUnbounded: P 11, "calls take memory that there is not", Node,

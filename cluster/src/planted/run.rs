@@ -68,9 +68,11 @@ fn output_of(planted: &Planted) -> Result<String, String> {
     let failed = |error| format!("cannot run {}: {error}", planted.test);
     let program = std::env::current_exe().map_err(failed)?;
     let mut child = Command::new(program)
-        .args(["--exact", planted.test])
+        // Also what a test says that passes.
+        .args(["--exact", planted.test, "--nocapture"])
         .env(VARIABLE, planted.name)
-        // Failures are expected here and not to be kept as examples.
+        // Failures are expected here: not to be kept as examples, nor made small.
+        .env("PROPTEST_MAX_SHRINK_ITERS", "0")
         .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
