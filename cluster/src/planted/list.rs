@@ -135,8 +135,6 @@ bugs! {
         "peer::identity::tests::a_removed_sender_is_refused_and_told_and_no_other";
     OldCopyLetIn: P 9, "an older copy of a data directory takes part", Cluster,
         "state::member_tests::a_start_that_does_not_go_on_from_the_last_is_refused";
-    EnteredAlone: P 9, "a node votes before a majority has welcomed it", Raft,
-        "a_node_that_finds_nobody_waits_and_goes_on_with_a_majority";
     BootForgotten: P 9, "a start is not written down before it is told", Node,
         "data_dir::boots::tests::each_start_is_known_to_the_next_and_to_no_copy_made_before_it";
     RemovedUndrained: P 9, "a member leaves with blobs that nobody else confirmed", Node,
