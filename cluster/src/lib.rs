@@ -19,6 +19,7 @@ pub mod journal;
 pub mod membership;
 pub mod peer;
 pub mod placement;
+pub mod planted;
 pub mod raft;
 pub mod repair;
 pub mod replication;

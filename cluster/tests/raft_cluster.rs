@@ -409,3 +409,13 @@ async fn a_name_that_led_to_another_node_is_looked_up_again() {
     );
     cluster.stop().await;
 }
+
+#[cfg(weir_planted)]
+mod planted {
+    use weir_cluster::planted::{Suite, run};
+
+    #[test]
+    fn each_bug_is_caught_by_its_test() {
+        run::each_is_caught(Suite::Raft);
+    }
+}

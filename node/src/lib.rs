@@ -9,6 +9,9 @@ pub mod assemble;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+// Once more, for the reason given there.
+#[path = "../../cluster/src/planted/mod.rs"]
+pub mod planted;
 pub mod serve;
 pub mod status;
 pub mod store;

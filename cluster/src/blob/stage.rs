@@ -7,7 +7,11 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::{Digest, Error, words::error::Mismatch};
+use crate::{
+    Digest, Error,
+    planted::{self, Bug},
+    words::error::Mismatch,
+};
 
 /// Hashes bytes as they are written.
 pub struct Stage {
@@ -68,7 +72,7 @@ impl Stage {
             hash: self.hasher.finalize().into(),
             size: got,
         };
-        if actual != digest {
+        if actual != digest && !planted::is(Bug::DigestUnchecked) {
             let mismatch = Mismatch::Hash { actual };
             return Err(Error::Mismatch { digest, mismatch });
         }

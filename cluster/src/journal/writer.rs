@@ -14,6 +14,7 @@ use super::{
     segment,
     tail::{Marks, Tail, ZEROS, create_segment},
 };
+use crate::planted::{self, Bug};
 
 /// A batch is written when it has this many bytes, so that the first to wait
 /// is not held up for long.
@@ -82,6 +83,9 @@ impl Writer {
                     .into_iter()
                     .map(|record| self.push(record))
                     .collect();
+                if planted::is(Bug::EntryToldBeforeSync) {
+                    return done(Ok(positions));
+                }
                 self.batch.finished.push((done, positions, room));
             }
             Command::RemoveBefore { segment, done } => {
@@ -149,7 +153,13 @@ impl Writer {
             }
         }
         self.tail.write(&*file, &parts, batch.bytes as u64)?;
-        file.sync()?;
+        if !planted::is(Bug::LogSyncSkipped) {
+            let again = |error| match planted::is(Bug::LogSyncRetried) {
+                true => file.sync(),
+                false => Err(error),
+            };
+            file.sync().or_else(again)?;
+        }
         self.tail.end += batch.bytes as u64;
         Ok(())
     }

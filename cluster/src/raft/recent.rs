@@ -5,7 +5,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::rows::RecentBatch;
-use crate::state::RequestId;
+use crate::{
+    planted::{self, Bug},
+    state::RequestId,
+};
 
 /// A proposal that comes again within this many log entries is known and not
 /// applied again. At 30,000 entries a second it covers four seconds of retries;
@@ -43,6 +46,9 @@ impl Recent {
         now: u64,
         batch: &[(u64, RequestId)],
     ) -> Option<u64> {
+        if planted::is(Bug::ResentAppliedTwice) {
+            return None;
+        }
         let in_batch = batch.iter().find(|(_, known)| *known == request);
         in_batch
             .map(|(index, _)| *index)

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     Error,
     journal::disk::Disk,
+    planted::{self, Bug},
     state::{self, ClusterState, Ref, RefKey, RefRows, Response},
 };
 
@@ -169,7 +170,9 @@ impl StateMachine {
             batch.forget = memory.recent.outdated(last.index);
         }
         batch.state = changed.then(|| state.clone());
-        self.shared.note_old_rows(&batch)?;
+        if !planted::is(Bug::SnapshotCapturesLater) {
+            self.shared.note_old_rows(&batch)?;
+        }
         self.shared.rows.write(&batch, &position)?;
         memory.position = position;
         memory.recent.advance(batch.requests, &batch.forget);

@@ -15,6 +15,7 @@ use crate::{
     Error, NodeId,
     blob::{Held, Verdict},
     placement::view::View,
+    planted::{self, Bug},
     replication::Lacking,
 };
 
@@ -25,6 +26,9 @@ impl Worker {
     /// Offers the blobs held here to the owners of their slots, chunk by chunk,
     /// and drops those that all of them hold or decline.
     pub(super) async fn offer(&mut self, view: &Arc<View>, accounts: &Accounts, round: &mut Round) {
+        if planted::is(Bug::HandOverSkipped) {
+            return;
+        }
         let own = self.own();
         let surplus: std::collections::BTreeSet<_> =
             ballot::surplus(view, &own).map(|(slot, _)| slot).collect();
@@ -72,7 +76,7 @@ impl Worker {
         }
         let needless = ballot.droppable(view);
         // An owner's word holds for the epoch it was asked under.
-        if self.is_superseded(view) {
+        if self.is_superseded(view) && !planted::is(Bug::StaleVerdictTaken) {
             round.superseded = true;
             return Ok(());
         }

@@ -15,6 +15,7 @@ use crate::{
     Digest, NodeId, Slot,
     blob::{Held, SMALL_BLOB_BYTES},
     placement::view::View,
+    planted::{self, Bug},
     words::ids::SLOTS,
 };
 
@@ -270,6 +271,7 @@ pub fn errands(wanted: Vec<Wanted>) -> Vec<Errand> {
 pub fn all_reached(view: &View, accounts: &Accounts) -> bool {
     let mut members = view.state().members.keys();
     members.all(|member| *member == view.me() || accounts.contains_key(member))
+        || planted::is(Bug::MarkWithMemberAway)
 }
 
 /// Whether the handoff mark may be set, after a round that left so many of the
@@ -284,7 +286,8 @@ pub fn may_mark(view: &View, accounts: &Accounts, unsettled: usize) -> bool {
     let owns = view
         .current()
         .is_some_and(|current| current.contains(view.me()));
-    owns && unsettled == 0 && all_reached(view, accounts)
+    let settled = unsettled == 0 || planted::is(Bug::MarkWithSlotsOpen);
+    owns && settled && all_reached(view, accounts)
 }
 
 /// Whether the mark is lacking.

@@ -22,6 +22,7 @@ use crate::{
         NODE_LIMIT,
         view::{self, View},
     },
+    planted::{self, Bug},
 };
 
 impl Shared {
@@ -134,7 +135,7 @@ impl Shared {
     fn admit_own(&self, theirs: Epoch, digest: Digest) -> Result<(), Error> {
         let view = self.view.borrow();
         let ours = view.epoch();
-        if theirs < ours && !view.owns(self.me, digest) {
+        if theirs < ours && !view.owns(self.me, digest) && !planted::is(Bug::StaleEpochTaken) {
             return Err(Error::StaleEpoch { theirs, ours });
         }
         Ok(())

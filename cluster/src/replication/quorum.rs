@@ -2,6 +2,8 @@
 //!
 //! Pure. Promise P1: W owners in min(W, zones) distinct zones.
 
+use crate::planted::{self, Bug};
+
 /// How many acks, from how many zones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Need {
@@ -120,6 +122,12 @@ impl Quorum {
 
     #[must_use]
     pub fn is_reached(&self) -> bool {
+        if planted::is(Bug::AckBelowQuorum) {
+            return self.acks + 1 >= self.need.acks;
+        }
+        if planted::is(Bug::ZonesNotCounted) {
+            return self.acks >= self.need.acks;
+        }
         self.acks >= self.need.acks && self.zones.len() >= self.need.zones
     }
 

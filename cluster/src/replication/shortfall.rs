@@ -1,6 +1,10 @@
 //! The error of a verb that too few nodes could do. Pure.
 
-use crate::{Error, NodeId, words::error::Shortfall};
+use crate::{
+    Error, NodeId,
+    planted::{self, Bug},
+    words::error::Shortfall,
+};
 
 /// The error of a verb for which too few nodes did their part.
 pub(super) fn shortfall(
@@ -12,7 +16,8 @@ pub(super) fn shortfall(
     // Nothing was stored anywhere, and each node said that it never will be
     // while it is full: that is an answer, not a doubt (promise P12).
     let full = |(_, error): &(NodeId, Error)| matches!(error, Error::Exhausted(_));
-    if got == 0 && !causes.is_empty() && causes.iter().all(full) {
+    let no_doubt = got == 0 && !causes.is_empty() && causes.iter().all(full);
+    if no_doubt || planted::is(Bug::DoubtIsRefusal) && causes.iter().any(full) {
         return causes.into_iter().next().map_or_else(
             || Error::Internal("no cause".into()),
             |(node, error)| Error::Exhausted(format!("node {node}: {error}")),

@@ -17,7 +17,10 @@ use super::{
     RefRows, RefValue, Response, Settings, Share,
     settings::{MIN_AUTO_REMOVE_SECONDS, MIN_REPAIR_RATE, MIN_SCRUB_SECONDS},
 };
-use crate::{ClusterId, Epoch, Error, NodeId};
+use crate::{
+    ClusterId, Epoch, Error, NodeId,
+    planted::{self, Bug},
+};
 
 /// Most copies of a blob. Beyond it a write costs more than any loss it guards against.
 pub const MAX_REPLICAS: u32 = 9;
@@ -153,7 +156,10 @@ fn set_refs(keys: Vec<RefKey>, value: &RefValue, revision: u64) -> Result<Change
             ));
         }
     }
-    let unique: BTreeSet<_> = keys.into_iter().collect();
+    let mut unique: BTreeSet<_> = keys.into_iter().collect();
+    if planted::is(Bug::UrisOneByOne) {
+        unique = unique.into_iter().take(1).collect();
+    }
     let row = Ref {
         value: value.clone(),
         revision,
@@ -178,7 +184,8 @@ fn remove_refs(
     }
     let mut removed = BTreeSet::new();
     for (key, revision) in refs {
-        if rows.get(&key)?.is_some_and(|row| row.revision == revision) {
+        let as_seen = |row: Ref| row.revision == revision || planted::is(Bug::NewerPushWithdrawn);
+        if rows.get(&key)?.is_some_and(as_seen) {
             removed.insert(key);
         }
     }
@@ -197,7 +204,7 @@ fn add_member(state: &mut ClusterState, id: NodeId, member: Member) -> Result<Ch
             Err(format!("node id {id} belongs to member {:?}", row.name))
         };
     }
-    if state.removed.contains(&id) {
+    if state.removed.contains(&id) && !planted::is(Bug::RemovedIdReused) {
         return Err(format!("node {id} was removed from the cluster"));
     }
     let taken = state
@@ -270,7 +277,8 @@ fn announce(
 /// directory knows it, or it is the same start that asks again.
 #[must_use]
 pub fn goes_on(announced: u64, boot: u64, known_boots: &[u64]) -> bool {
-    announced == 0 || announced == boot || known_boots.contains(&announced)
+    let knows_it = known_boots.contains(&announced) || planted::is(Bug::OldCopyLetIn);
+    announced == 0 || announced == boot || knows_it
 }
 
 fn activate(state: &mut ClusterState, nodes: &[NodeId]) -> Result<Change, Refusal> {

@@ -12,6 +12,7 @@ use weir_cluster::{
 };
 
 use super::{DataDir, DataDirError, FORMAT, failed};
+use crate::planted::{self, Bug};
 
 const BOOTS_FILE: &str = "boot.json";
 
@@ -64,7 +65,9 @@ impl DataDir {
                 last_log_index: 0,
             },
         };
-        boots.write()?;
+        if !planted::is(Bug::BootForgotten) {
+            boots.write()?;
+        }
         Ok(boots)
     }
 }

@@ -22,6 +22,7 @@ use super::{
     uses::Coming,
     volume::Room,
 };
+use crate::planted::{self, Bug};
 
 /// Submissions that may wait; more wait for their turn to submit. A group of
 /// this many is far more than a sync needs to pay off.
@@ -250,10 +251,15 @@ impl Appender {
             .file
             .write_parts_at(&parts, end)
             .map_err(|error| core.volume.fence("cannot write to a segment", &error))?;
-        if core.config.durability == Durability::Fsync {
+        if core.config.durability == Durability::Fsync && !planted::is(Bug::DataSyncSkipped) {
+            let again = |error| match planted::is(Bug::SyncRetried) {
+                true => segment.file.sync(),
+                false => Err(error),
+            };
             segment
                 .file
                 .sync()
+                .or_else(again)
                 .map_err(|error| core.volume.fence("cannot sync a segment", &error))?;
         }
         let now = core.clock.now();

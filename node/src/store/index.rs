@@ -22,6 +22,7 @@ use super::{
     table::Table,
     uses::{Coming, Uses},
 };
+use crate::planted::{self, Bug};
 
 /// Enough that two threads seldom want the same one. Each has the blobs of 256
 /// slots that follow one another.
@@ -107,7 +108,8 @@ impl Index {
         let shard = self.read(shard_of(&digest.hash));
         match self.uses(&shard, digest) {
             Some(uses) => {
-                uses.touch(now, lease_end);
+                let renewed = !planted::is(Bug::LeaseNotRenewed);
+                uses.touch(now, if renewed { lease_end } else { 0 });
                 true
             }
             None => false,

@@ -17,6 +17,7 @@ use weir_cluster::{
 };
 
 use super::uses::Coming;
+use crate::planted::{self, Bug};
 
 /// Records begin at multiples of this.
 pub(super) const ALIGN: u64 = 8;
@@ -145,6 +146,9 @@ impl Header {
 
     /// Whether these are the bytes the record was written with.
     pub(super) fn matches(&self, body: &[u8]) -> bool {
+        if planted::is(Bug::ChecksumUnchecked) {
+            return true;
+        }
         body.len() as u64 == self.digest.size
             && body
                 .chunks(CHUNK)

@@ -20,6 +20,7 @@ use weir_cluster::{
 };
 
 use super::{Durability, core::Core, files, uses::Coming, volume::Room};
+use crate::planted::{self, Bug};
 
 /// Chunks that wait for the disk per upload: enough to keep it busy.
 const CHUNKS_WAITING: usize = 4;
@@ -149,7 +150,7 @@ fn receive(core: &Core, new: NewFile, mut steps: mpsc::Receiver<Step>) -> Result
             false => Ok(false),
         });
     drop(file);
-    if !matches!(outcome, Ok(true)) {
+    if !matches!(outcome, Ok(true)) && !planted::is(Bug::UploadLeftBehind) {
         // Best effort: what stays in this folder is swept at the next start.
         if let Err(error) = volume.disk.remove(&temporary) {
             tracing::warn!(%error, "cannot remove an unfinished upload");
@@ -186,7 +187,7 @@ fn write(
     volume.check_writable()?;
     let trailer = files::trailer(&digest, core.clock.now(), &checksums.finish());
     file.write_at(&trailer, digest.size).map_err(failed)?;
-    if core.config.durability == Durability::Fsync {
+    if core.config.durability == Durability::Fsync && !planted::is(Bug::FileSyncSkipped) {
         file.sync()
             .map_err(|error| volume.fence("cannot sync a file", &error))?;
     }

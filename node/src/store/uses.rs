@@ -8,6 +8,7 @@ use weir_cluster::{
 };
 
 use super::clock::lease_end;
+use crate::planted::{self, Bug};
 
 /// Top bit of a last access: used since it was written or last passed over.
 const TOUCHED: u32 = 1 << 31;
@@ -76,7 +77,7 @@ impl Uses {
     }
 
     pub(super) fn claim(&self, now: u32) -> Claim {
-        if self.lease_end.load(Relaxed) > now {
+        if self.lease_end.load(Relaxed) > now && !planted::is(Bug::LeasedEvicted) {
             Claim::Leased
         } else if self.access.load(Relaxed) & TOUCHED != 0 {
             Claim::Touched
@@ -102,6 +103,9 @@ impl Uses {
     /// told, so all owners hold the blob for at least as long; if it counted, a
     /// node could drop nothing for hours after each crash.
     pub(super) fn is_as_told(&self, held: &Held, now: u32) -> bool {
+        if planted::is(Bug::UsedBlobDropped) {
+            return true;
+        }
         let idle = now.saturating_sub(self.access());
         let leased = self.lease_end().saturating_sub(now);
         // Times of both sides are whole seconds, rounded down.

@@ -21,6 +21,7 @@ use std::{
 use weir_cluster::{Error, journal::disk::Disk};
 
 use super::StoreConfig;
+use crate::planted::{self, Bug};
 
 /// The volume under a store.
 pub(super) struct Volume {
@@ -92,7 +93,8 @@ impl Volume {
         if matches!(
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        ) {
+        ) && !planted::is(Bug::FullDiskFences)
+        {
             return Error::Exhausted(format!("no room on the volume: {doing}: {error}"));
         }
         self.fence(doing, error)

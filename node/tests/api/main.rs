@@ -11,3 +11,13 @@ mod references;
 mod support;
 mod tree;
 mod vanishing;
+
+#[cfg(weir_planted)]
+mod planted {
+    use weir_node::planted::{Suite, run};
+
+    #[test]
+    fn each_bug_is_caught_by_its_test() {
+        run::each_is_caught(Suite::Api);
+    }
+}

@@ -98,6 +98,22 @@ async fn a_member_that_is_down_holds_the_mark_up_until_it_is_back_or_removed() {
     }
 }
 
+/// It owns nothing any more, so nobody waits for its own mark: that the others
+/// ask everyone is all that keeps what only it may hold.
+#[tokio::test(start_paused = true)]
+async fn a_draining_member_that_is_down_holds_the_mark_up() {
+    let mut cluster = Cluster::new(&["a", "b", "c", "a"], 4, 3, 2);
+    cluster.write(1, 40).await;
+    cluster.settle().await;
+    cluster.kill(4);
+    cluster.drain(4).await;
+    tokio::time::sleep(INTERVAL * 20).await;
+    assert_eq!(cluster.state().epochs.len(), 2);
+    cluster.revive(4);
+    cluster.settle().await;
+    assert_eq!(cluster.store(4).digests(), []);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_hears_late_of_an_epoch_loses_nothing() {
     let mut cluster = Cluster::new(&["a", "b", "c", "d"], 3, 3, 2);

@@ -8,7 +8,11 @@ use super::{
     CHANGED, Change, Member, MemberStatus, NodeId, Refusal, UNCHANGED, add_member, begin_epoch,
     check_member, check_room_for_epoch,
 };
-use crate::{Epoch, state::ClusterState};
+use crate::{
+    Epoch,
+    planted::{self, Bug},
+    state::ClusterState,
+};
 
 pub(super) fn drain(state: &mut ClusterState, id: NodeId, on: bool) -> Result<Change, Refusal> {
     let status = status_of(state, id)?;
@@ -41,7 +45,7 @@ pub(super) fn remove(state: &mut ClusterState, id: NodeId, force: bool) -> Resul
     if !force && status == MemberStatus::Active {
         return Err(format!("node {id} owns blobs; drain it first"));
     }
-    if !force && owns {
+    if !force && owns && !planted::is(Bug::RemovedWhileOwner) {
         return Err(format!(
             "node {id} has not drained yet: blobs are still moving away from it"
         ));
@@ -147,7 +151,10 @@ fn retire(state: &mut ClusterState) {
         .nodes
         .keys()
         .filter(|id| state.members.contains_key(id));
-    let all_hold = owners.all(|id| current.handed_off.contains(id));
+    let all_hold = match planted::is(Bug::EpochRetiredEarly) {
+        true => owners.any(|id| current.handed_off.contains(id)),
+        false => owners.all(|id| current.handed_off.contains(id)),
+    };
     if all_hold && state.epochs.len() > 1 {
         state.epochs.drain(..state.epochs.len() - 1);
     }

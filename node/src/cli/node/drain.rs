@@ -13,7 +13,10 @@ use super::super::{
     show::{Line, note},
 };
 use super::progress::Progress;
-use crate::status::{ClusterStatus, NodeStatus};
+use crate::{
+    planted::{self, Bug},
+    status::{ClusterStatus, NodeStatus},
+};
 
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -134,7 +137,7 @@ fn stand(status: &ClusterStatus, member: &str, name: &str) -> Stand {
     if node.status != "draining" {
         return Stand::Back;
     }
-    if node.holds_no_sole_copy() {
+    if node.holds_no_sole_copy() || planted::is(Bug::DrainEndsEarly) {
         return Stand::Done(format!(
             "{name} holds no copy that another may lack; take it out: weir node remove {name}"
         ));

@@ -110,6 +110,19 @@ async fn puts_uploads_and_new_segments_survive_a_cut_anywhere() {
     check_cuts(&disk, 0, &blobs, 3).await;
 }
 
+/// The plainest case, in a moment: small, in more than one piece, and a file.
+#[tokio::test]
+async fn what_was_answered_survives_a_cut_right_after() {
+    for (seed, len) in [(11, 100), (12, 70_000), (13, (1 << 20) + 1)] {
+        let disk = SimDisk::new();
+        let store = LocalStore::open(tiny(), Arc::new(disk.clone())).unwrap();
+        let blob = put(&store, &disk, seed, len).await;
+        let at = disk.operations();
+        drop(store);
+        check_cut(&disk, at, Keep::Nothing, &[blob]).await;
+    }
+}
+
 #[tokio::test]
 async fn groups_of_writers_survive_a_cut_anywhere() {
     let disk = SimDisk::new();

@@ -15,6 +15,7 @@ mod eviction;
 mod faults;
 mod inventory;
 mod model;
+mod ranges;
 mod scrub;
 mod volume;
 

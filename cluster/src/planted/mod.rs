@@ -1,0 +1,77 @@
+//! Bugs planted on purpose, to see that the tests catch them.
+//!
+//! A check that finds nothing either shows that there is nothing to find, or
+//! that it does not look. So where a promise is kept, one line can break it:
+//! `if planted::is(Bug::AckBelowQuorum) { … }`. Each bug of the [`list`] names
+//! the test that catches it, and [`run`] runs that test once more with the bug
+//! on, in a process of its own: the run counts only if the bug was reached and
+//! the test failed.
+//!
+//! Nothing of this is in the program. [`is`] is `false` at compile time, and
+//! bugs have no names, except in a crate's own tests and in a build with
+//! `--cfg weir_planted`. There the environment variable `WEIR_PLANTED` names
+//! the bug for the whole process, so that scenarios with real processes can
+//! plant one as well.
+//!
+//! Each crate that has bugs compiles this file for itself, since `cfg(test)` is
+//! set only for the crate whose tests are run.
+
+mod list;
+#[cfg(any(test, weir_planted))]
+pub mod run;
+#[cfg(test)]
+mod tests;
+
+pub use list::Bug;
+
+/// Whether a bug is planted in this process.
+#[cfg(not(any(test, weir_planted)))]
+#[inline(always)]
+#[must_use]
+pub const fn is(_: Bug) -> bool {
+    false
+}
+
+#[cfg(any(test, weir_planted))]
+pub use list::{BUGS, Planted, Suite};
+
+/// Names the bug that is planted in a process; none without it.
+#[cfg(any(test, weir_planted))]
+pub const VARIABLE: &str = "WEIR_PLANTED";
+
+/// Whether a bug is planted in this process. Says so the first time, so that
+/// whoever planted it sees that it was reached.
+#[cfg(any(test, weir_planted))]
+#[must_use]
+#[expect(clippy::print_stderr, reason = "told to whoever planted it")]
+pub fn is(bug: Bug) -> bool {
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    };
+    static CHOSEN: LazyLock<Option<Bug>> = LazyLock::new(chosen);
+    static REACHED: AtomicBool = AtomicBool::new(false);
+    let planted = *CHOSEN == Some(bug);
+    if planted && !REACHED.swap(true, Relaxed) {
+        eprintln!("{}", reached(bug));
+    }
+    planted
+}
+
+/// What a process says when its planted bug is reached.
+#[cfg(any(test, weir_planted))]
+fn reached(bug: Bug) -> String {
+    let named = BUGS.iter().find(|planted| planted.bug == bug);
+    format!(
+        "planted bug reached: {}",
+        named.map_or("", |named| named.name)
+    )
+}
+
+#[cfg(any(test, weir_planted))]
+fn chosen() -> Option<Bug> {
+    let name = std::env::var(VARIABLE).ok()?;
+    let planted = BUGS.iter().find(|planted| planted.name == name);
+    let planted = planted.unwrap_or_else(|| panic!("{VARIABLE}: no bug is named {name}"));
+    Some(planted.bug)
+}
