@@ -6,6 +6,13 @@
 //!    │               nodes that join, drain, are removed and replaced; status
 //!    ├── Gate ── which nodes clients may use; Workload and Builds go through it
 //!    └── Machine ── one developer's machine: a BuildStream with caches of its own
+//!
+//!  chaos (the program) ── cli ── run ── scenario
+//!    ├── rig ── a world: network namespaces behind a switch, volumes that lose power
+//!    ├── fleet ── nodes in such a world, or on loopback where there is none
+//!    ├── nemesis ── faults, one a file, in scripts that follow from a seed
+//!    ├── load ── what clients do; history ── what they were told
+//!    └── oracle, invariants ── whether that may be so
 //! ```
 //!
 //! Promises of this crate, whatever happens to a test:
