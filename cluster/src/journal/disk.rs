@@ -53,6 +53,12 @@ pub trait Disk: Send + Sync + 'static {
     /// Bytes that may still be written to the underlying volume.
     fn free_bytes(&self) -> io::Result<u64>;
 
+    /// Gives up a part of room that was kept back for when the volume is full;
+    /// whether there was any.
+    fn give_up_reserve(&self) -> bool {
+        false
+    }
+
     /// Fails if the path of the root leads elsewhere than it did at first: its
     /// volume was unmounted, or the folder moved or removed.
     fn check_root(&self) -> io::Result<()> {

@@ -204,6 +204,10 @@ impl Disk for ReservedDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         self.reserve.disk.free_bytes()
     }
+
+    fn give_up_reserve(&self) -> bool {
+        self.reserve.give_up()
+    }
 }
 
 impl DiskFile for ReservedFile {

@@ -75,6 +75,11 @@ pub(super) struct Reader {
 impl Snapshots {
     const DIR: &str = "snapshots";
 
+    /// The disk that holds them, which is that of all of Raft.
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// Opens the folder; removes what unfinished writes left.
     pub(super) fn open(disk: Arc<dyn Disk>) -> io::Result<Self> {
         let dir = Path::new(Self::DIR);

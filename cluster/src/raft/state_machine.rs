@@ -13,6 +13,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt};
@@ -39,6 +40,12 @@ use crate::{
 /// Entries applied in one transaction. More would delay answers more than it
 /// saves.
 const BATCH_ENTRIES: usize = 512;
+
+/// Room that the volume has before rows are written: a transaction and what the
+/// rows write on their own, several times over.
+const APPLY_ROOM: u64 = 4 << 20;
+/// Between looks for that room.
+const ROOM_PAUSE: Duration = Duration::from_millis(200);
 
 /// The applied state. Clones share it.
 #[derive(Clone)]
@@ -124,6 +131,30 @@ impl StateMachine {
     /// after Raft has stopped.
     pub(super) fn close(&self) -> io::Result<()> {
         self.shared.rows.close()
+    }
+
+    /// Waits until the volume has room for a transaction. The rows are lost to
+    /// this process when they run out of it in the middle of one, and Raft's part
+    /// with them; a full disk is no such failure. Raft votes and appends
+    /// meanwhile, from its reserve, and the entries are applied when there is room.
+    async fn wait_for_room(&self) {
+        let disk = self.shared.snapshots.disk();
+        let mut told = false;
+        loop {
+            // Where it cannot be told, the write itself will tell.
+            let free = disk.free_bytes().unwrap_or(u64::MAX);
+            if free >= APPLY_ROOM || disk.give_up_reserve() {
+                return;
+            }
+            if !told {
+                tracing::warn!(
+                    free,
+                    "the disk is full; what is agreed is applied when there is room"
+                );
+                told = true;
+            }
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
     }
 
     /// Applies entries in one transaction; one answer for each.
@@ -256,6 +287,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     payload: entry.payload,
                 });
             }
+            self.wait_for_room().await;
             let answers = self.apply_batch(applying)?;
             for (responder, answer) in responders.into_iter().zip(answers) {
                 if let Some(responder) = responder {

@@ -64,8 +64,8 @@ impl Completeness {
         }
     }
 
-    /// Whether the closure of a ref is complete; `None` if it is not, or if that
-    /// cannot be told because of one blob. An error if too few nodes answer.
+    /// Whether the closure of a ref is complete; `None` if it is not. An error if
+    /// too few nodes answer to tell.
     pub(crate) async fn check(&self, found: &Ref) -> Result<Option<Complete>, Status> {
         let lease = Duration::from_secs(self.agreed.lease().seconds.into());
         let now = Instant::now();
@@ -88,14 +88,14 @@ impl Completeness {
         let missing = missing.map_err(|error| status::of(&error))?;
         if !missing.is_empty() && !planted::is(Bug::IncompleteShown) {
             let unconfirmed = missing.into_iter().map(|index| closure[index]).collect();
-            let absent = restore::absent(&*self.store, None, unconfirmed).await;
-            match absent {
-                Ok(absent) if absent.is_empty() => {}
-                outcome => {
-                    let revision = found.revision;
-                    tracing::debug!(revision, ?outcome, "ref is incomplete, answered as a miss");
-                    return Ok(None);
-                }
+            // A doubt is no miss: what was pushed is there, and who asks again
+            // is told so when the nodes that hold it answer.
+            let absent = restore::absent(&*self.store, |_| true, unconfirmed).await;
+            let absent = absent.map_err(|error| status::of(&error))?;
+            if let Some(first) = absent.iter().next() {
+                tracing::debug!(revision = found.revision, missing = absent.len(), %first,
+                    "ref is incomplete, answered as a miss");
+                return Ok(None);
             }
         }
         self.lock().remember(found.revision, now);

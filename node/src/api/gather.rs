@@ -165,7 +165,7 @@ impl Gatherer {
     async fn present(&self, target: Digest, digests: Vec<Digest>) -> Result<Vec<Digest>, Error> {
         let missing = missing(&*self.store, &digests, &self.agreed).await?;
         let unconfirmed: Vec<_> = missing.into_iter().map(|index| digests[index]).collect();
-        let absent = restore::absent(&*self.store, Some(target), unconfirmed).await?;
+        let absent = restore::absent(&*self.store, |digest| digest == target, unconfirmed).await?;
         let mut present = digests;
         present.retain(|digest| !absent.contains(digest));
         Ok(present)

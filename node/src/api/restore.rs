@@ -22,23 +22,23 @@ use crate::planted::{self, Bug};
 /// read are stored again.
 ///
 /// Where nobody can tell (nodes that may hold a blob do not answer), that is an
-/// error for the target of a push, if one is given, and absence for any other blob: clients list
+/// error for blobs that `must_be_known`, and absence for others: clients list
 /// references that they never uploaded, and a node that is down must not stop
 /// their pushes.
 pub(super) async fn absent(
     store: &dyn BlobStore,
-    target: Option<Digest>,
+    must_be_known: impl Fn(Digest) -> bool,
     unconfirmed: Vec<Digest>,
 ) -> Result<HashSet<Digest>, Error> {
     let mut absent = HashSet::new();
     let mut note = |digest: Digest, outcome: Result<(), Error>| match outcome {
         Ok(()) => Ok(()),
         Err(_) if planted::is(Bug::AbsentTargetTaken) => Ok(()),
-        Err(Error::NotFound(_)) => {
+        Err(Error::NotFound(_) | Error::Corrupt(_)) => {
             absent.insert(digest);
             Ok(())
         }
-        Err(error) if Some(digest) == target || !is_doubt(&error) => Err(error),
+        Err(error) if must_be_known(digest) || !is_doubt(&error) => Err(error),
         Err(error) => {
             tracing::debug!(%digest, %error, "reference counts as absent");
             absent.insert(digest);
@@ -168,15 +168,15 @@ mod tests {
             stored: Mutex::default(),
         };
         let asked = vec![small, never, large, never_large, untold];
-        let absent = super::absent(&store, Some(small), asked).await.unwrap();
+        let absent = super::absent(&store, |digest| digest == small, asked)
+            .await
+            .unwrap();
         assert_eq!(absent, HashSet::from([never, never_large, untold]));
         assert_eq!(*store.stored.lock().unwrap(), [small, large]);
         // Of its target a push must know.
-        let error = super::absent(&store, Some(untold), vec![untold]).await;
+        let error = super::absent(&store, |_| true, vec![untold]).await;
         assert!(matches!(error, Err(Error::NoQuorum(_))), "{error:?}");
-        let absent = super::absent(&store, Some(never), vec![never])
-            .await
-            .unwrap();
+        let absent = super::absent(&store, |_| true, vec![never]).await.unwrap();
         assert_eq!(absent, HashSet::from([never]));
     }
 }
