@@ -15,9 +15,9 @@
 //!
 //! Values are unique among the writes of a key, so that it is known which
 //! write each read saw. That makes judging a matter of sorting
-//! ([`zones`](super::zones)), where a search over orders, as porcupine does
+//! (`zones`), where a search over orders, as porcupine does
 //! it, is exponential in the number of clients. Deletes are not unique: keys
-//! that have some are searched ([`frontier`](super::frontier)), within bounds.
+//! that have some are searched (`frontier`), within bounds.
 
 use std::collections::HashSet;
 

@@ -2,8 +2,8 @@
 //!
 //! A check that finds nothing either shows that there is nothing to find, or
 //! that it does not look. So where a promise is kept, one line can break it:
-//! `if planted::is(Bug::AckBelowQuorum) { … }`. Each bug of the [`list`] names
-//! the test that catches it, and [`run`] runs that test once more with the bug
+//! `if planted::is(Bug::AckBelowQuorum) { … }`. Each bug of the `list` names
+//! the test that catches it, and `run` runs that test once more with the bug
 //! on, in a process of its own: the run counts only if the bug was reached and
 //! the test failed.
 //!

@@ -2,7 +2,7 @@
 //!
 //! Pure: time is a parameter. Two rules, the longer rest counts:
 //!
-//! - no more bytes a second than the setting, over more than [`BURST`];
+//! - no more bytes a second than the setting, over more than `BURST`;
 //! - while clients are served, each piece of work is followed by a rest of
 //!   [`TRANQUILITY`] times as long as it took: a slow disk or network is then
 //!   left to the clients for most of the time, whatever its speed.
