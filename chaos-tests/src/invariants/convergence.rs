@@ -3,16 +3,12 @@
 //! Source: P2 (returns to R copies by itself), P9 (changes of membership end),
 //! P12 (whatever is weaker than configured is said; here, that nothing is).
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::{status, texts};
-use crate::wait::until;
-
-/// Between two questions.
-const REST: Duration = Duration::from_millis(200);
+use super::{texts, wait_until_said};
 
 /// Insists that a status tells of a whole cluster: a leader, every member up,
 /// with its volume in use, one epoch, no slot without its owners, nothing left
@@ -78,24 +74,7 @@ fn moving(node: &Value, epoch: &Value) -> Option<String> {
 
 /// Waits until every node tells of a whole cluster.
 pub fn wait(admins: &[String], limit: Duration) -> Result<()> {
-    for admin in admins {
-        let mut last = String::new();
-        let waited = until(format!("{admin} to settle"), limit, || {
-            let told = status(admin).and_then(|status| settled(&status));
-            Ok(match told {
-                Ok(()) => Some(()),
-                Err(open) => {
-                    last = format!("{open:#}");
-                    thread::sleep(REST);
-                    None
-                }
-            })
-        });
-        if let Err(error) = waited {
-            bail!("{error}: {last}");
-        }
-    }
-    Ok(())
+    wait_until_said(admins, "to settle", limit, settled)
 }
 
 #[cfg(test)]

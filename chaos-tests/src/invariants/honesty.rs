@@ -4,16 +4,12 @@
 //! and `weir status` say which). That nothing is named when all is well is
 //! [`convergence`](super::convergence).
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::{status, texts};
-use crate::wait::until;
-
-/// Between two questions.
-const REST: Duration = Duration::from_millis(200);
+use super::{texts, wait_until_said};
 
 /// What was broken on purpose.
 #[derive(Clone, Debug, Default)]
@@ -78,24 +74,8 @@ pub fn named(status: &Value, broken: &Broken) -> Result<()> {
 
 /// Waits until each of the nodes that still answer names all of it.
 pub fn wait(admins: &[String], broken: &Broken, limit: Duration) -> Result<()> {
-    for admin in admins {
-        let mut last = String::new();
-        let waited = until(format!("{admin} to name what is broken"), limit, || {
-            let told = status(admin).and_then(|status| named(&status, broken));
-            Ok(match told {
-                Ok(()) => Some(()),
-                Err(hidden) => {
-                    last = format!("{hidden:#}");
-                    thread::sleep(REST);
-                    None
-                }
-            })
-        });
-        if let Err(error) = waited {
-            bail!("{error}: {last}");
-        }
-    }
-    Ok(())
+    let what = "to name what is broken";
+    wait_until_said(admins, what, limit, |status| named(status, broken))
 }
 
 #[cfg(test)]

@@ -26,10 +26,11 @@ pub mod replicas;
 
 use std::{
     future::Future,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use weir_proto::cluster::{StatusRequest, admin_client::AdminClient};
@@ -41,6 +42,7 @@ use crate::{
         cas::{self, Answer, Node},
         meter::Meter,
     },
+    wait::until,
 };
 
 /// Longest single call of a check.
@@ -48,6 +50,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Between two attempts at what cannot be answered now.
 const REST: Duration = Duration::from_millis(100);
+
+/// Between two questions for a status, which asks every node.
+const STATUS_REST: Duration = Duration::from_millis(200);
 
 /// Longest answer of an admin port.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
@@ -99,6 +104,34 @@ pub fn status(admin: &str) -> Result<Value> {
     runtime()?
         .block_on(ask)
         .map_err(|error| anyhow!("status of {admin}: {error:#}"))
+}
+
+/// Waits until what each of these nodes says of the cluster passes a check; the
+/// error says what the check last held against it.
+fn wait_until_said(
+    admins: &[String],
+    what: &str,
+    limit: Duration,
+    check: impl Fn(&Value) -> Result<()>,
+) -> Result<()> {
+    for admin in admins {
+        let mut last = String::new();
+        let waited = until(format!("{admin} {what}"), limit, || {
+            let told = status(admin).and_then(|status| check(&status));
+            Ok(match told {
+                Ok(()) => Some(()),
+                Err(open) => {
+                    last = format!("{open:#}");
+                    thread::sleep(STATUS_REST);
+                    None
+                }
+            })
+        });
+        if let Err(error) = waited {
+            bail!("{error}: {last}");
+        }
+    }
+    Ok(())
 }
 
 /// Whether the node at a URL answers clients now.

@@ -1,6 +1,6 @@
 //! What the threads and uploads of one store share.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tokio::sync::{Semaphore, oneshot};
 use weir_cluster::{Digest, Error, blob::Verified};
@@ -102,6 +102,30 @@ impl Core {
             self.volume.used(),
             self.volume.limit(),
         ))
+    }
+
+    /// What it means that the disk could not read a small copy: it is damaged,
+    /// unless the whole volume has failed. Then whether it is here cannot be
+    /// told, and the tempting answer, to set it aside as well, would have every
+    /// owner say NOT_FOUND of what a power cut took from all of them at once.
+    pub(super) fn unreadable_small(
+        &self,
+        digest: &Digest,
+        location: Location,
+        error: &io::Error,
+    ) -> Error {
+        match self.volume.check_alive(&self.names.temporary()) {
+            Ok(()) => self.set_aside_small(digest, location, &error.to_string()),
+            Err(fenced) => fenced,
+        }
+    }
+
+    /// As [`Self::unreadable_small`], of a large copy.
+    pub(super) fn unreadable_large(&self, digest: &Digest, error: &io::Error) -> Error {
+        match self.volume.check_alive(&self.names.temporary()) {
+            Ok(()) => self.set_aside_large(digest, &error.to_string()),
+            Err(fenced) => fenced,
+        }
     }
 
     /// Takes a damaged copy out of use, if it is still the one at `location`.

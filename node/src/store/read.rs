@@ -42,7 +42,7 @@ pub(super) fn read_small(core: &Core, digest: &Digest) -> Result<Bytes, Error> {
         return match read_record(&*segment.file, digest, location.offset) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(core.set_aside_small(digest, location, "checksum does not match")),
-            Err(error) => Err(core.set_aside_small(digest, location, &error.to_string())),
+            Err(error) => Err(core.unreadable_small(digest, location, &error)),
         };
     }
     Err(Error::Internal(format!(
@@ -102,7 +102,7 @@ impl OpenFile {
             Err(error) if volume::is_about_the_process(&error) => {
                 return Err(Error::io(format!("cannot open blob {digest}"), error));
             }
-            Err(error) => return Err(core.set_aside_large(digest, &error.to_string())),
+            Err(error) => return Err(core.unreadable_large(digest, &error)),
         };
         match files::read_trailer(&*file, digest) {
             Ok(Some(trailer)) => Ok(Self {
@@ -111,7 +111,7 @@ impl OpenFile {
                 trailer,
             }),
             Ok(None) => Err(core.set_aside_large(digest, "trailer is damaged")),
-            Err(error) => Err(core.set_aside_large(digest, &error.to_string())),
+            Err(error) => Err(core.unreadable_large(digest, &error)),
         }
     }
 
@@ -121,7 +121,7 @@ impl OpenFile {
         let start = part.start / files::CHUNK * files::CHUNK;
         let end = part.end.next_multiple_of(files::CHUNK).min(digest.size);
         let bytes = read_exact_at(&*self.file, (end - start) as usize, start)
-            .map_err(|error| self.core.set_aside_large(digest, &error.to_string()))?;
+            .map_err(|error| self.core.unreadable_large(digest, &error))?;
         if !self
             .trailer
             .matches((start / files::CHUNK) as usize, &bytes)

@@ -9,6 +9,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::{
         Arc, OnceLock,
         atomic::{
@@ -120,6 +121,27 @@ impl Volume {
             let doing = "the folder of the store has gone; was its volume unmounted?";
             self.fence(doing, &error)
         })
+    }
+
+    /// Fences the volume if it does not take a write either: asked when it could
+    /// not read, which may be one bad place or the end of the whole disk. Writes
+    /// `path`, which nobody else uses, and removes it.
+    pub(super) fn check_alive(&self, path: &Path) -> Result<(), Error> {
+        self.check_writable()?;
+        let written = self.disk.create(path).and_then(|file| {
+            file.write_at(b"alive?", 0)?;
+            file.sync()
+        });
+        // A lack of room says nothing of what is there.
+        if let Err(error) = written
+            && let fenced @ Error::Fenced(_) =
+                self.failed("the volume neither reads nor writes", &error)
+        {
+            return Err(fenced);
+        }
+        // Best effort: what stays in this folder is swept at the next start.
+        let _ = self.disk.remove(path);
+        Ok(())
     }
 
     /// Promises room, if there is enough.

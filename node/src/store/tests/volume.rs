@@ -151,3 +151,30 @@ async fn a_copy_that_cannot_be_read_is_set_aside_and_brought_again() {
         assert!(collect(stream).await.unwrap() == bytes);
     }
 }
+
+/// Where nothing can be read because the whole volume has failed, no copy is
+/// given up: each may be sound, and is found again when the volume is back.
+#[tokio::test]
+async fn a_volume_that_neither_reads_nor_writes_is_in_doubt_and_gives_up_no_copy() {
+    for len in [9_000, 2 << 20] {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        let digest = put_bytes(&*store, sample(1, len)).await.unwrap();
+        let path = match store.core.index.locate(&digest) {
+            Some(location) => segments::path(location.segment),
+            None => files::path(&digest),
+        };
+        disk.fail_reads(&path, 20).unwrap();
+        disk.make_read_only();
+        for _ in 0..2 {
+            let read = match store.get(digest, ByteRange::ALL).await {
+                Ok(stream) => collect(stream).await,
+                Err(error) => Err(error),
+            };
+            assert!(matches!(read, Err(Error::Fenced(_))), "{read:?}");
+        }
+        assert!(store.core.index.contains(&digest));
+        assert!(store.quarantined().is_empty());
+        assert_ne!(store.report().volume, "ok");
+    }
+}
