@@ -139,7 +139,14 @@ impl Clock {
     /// Now. At least 1, so that 0 is before everything.
     #[must_use]
     pub fn now(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX - 1) + 1
+        self.at(Instant::now())
+    }
+
+    /// An instant, by this clock.
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> u64 {
+        let passed = instant.saturating_duration_since(self.0).as_micros();
+        u64::try_from(passed).unwrap_or(u64::MAX - 1) + 1
     }
 }
 

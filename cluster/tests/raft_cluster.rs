@@ -410,7 +410,7 @@ async fn a_name_that_led_to_another_node_is_looked_up_again() {
     cluster.stop().await;
 }
 
-#[cfg(weir_planted)]
+#[cfg(debug_assertions)]
 mod planted {
     use weir_cluster::planted::{Suite, run};
 

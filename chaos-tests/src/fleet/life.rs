@@ -1,12 +1,18 @@
 //! How nodes begin, end and are hurt.
 
-use std::{fs, path::Path, process::Command, sync::PoisonError, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{Fleet, clock};
+use super::{Cut, Fleet, clock};
 use crate::process::Process;
 
 /// From SIGTERM until a node has ended by itself.
@@ -119,9 +125,17 @@ impl Fleet {
         let volumes = nodes.iter().map(|node| node.volume());
         let volumes = volumes.collect::<Result<Vec<_>>>()?;
         self.events.enter("power cut", json!({"nodes": names}));
-        for volume in volumes {
+        let mut cuts = Vec::new();
+        let ordered = Instant::now();
+        for (node, volume) in numbers.iter().zip(volumes) {
             volume.cut()?;
+            cuts.push(Cut {
+                node: *node,
+                ordered,
+                done: Instant::now(),
+            });
         }
+        self.cuts.extend(cuts);
         for number in numbers {
             self.kill(*number);
         }

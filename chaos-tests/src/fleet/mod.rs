@@ -29,6 +29,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -96,6 +97,16 @@ pub struct Fleet {
     commands: std::cell::Cell<u32>,
     clients: Nodes,
     pids: Arc<Mutex<Vec<u32>>>,
+    cuts: Vec<Cut>,
+}
+
+/// When the power of a node was cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    pub node: usize,
+    pub ordered: Instant,
+    /// Its volume took nothing more.
+    pub done: Instant,
 }
 
 impl Fleet {
@@ -145,6 +156,7 @@ impl Fleet {
             commands: std::cell::Cell::new(0),
             clients: Nodes::default(),
             pids: Arc::default(),
+            cuts: Vec::new(),
             options,
         };
         for number in 0..fleet.options.nodes {
@@ -192,6 +204,11 @@ impl Fleet {
         self.clients.set(known, None);
         self.nodes.push(node);
         Ok(number)
+    }
+
+    /// When the power of nodes was cut, in this order.
+    pub fn cuts(&self) -> &[Cut] {
+        &self.cuts
     }
 
     /// A node by its number.

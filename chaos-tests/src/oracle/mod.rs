@@ -5,6 +5,7 @@
 //!          ──► available   the weaker promise of `refs.reads = "available"`
 //!          ──► revisions   every write of a key raises its revision
 //!          ──► blobs       what was acknowledged or called present is there
+//!  cuts    ──► doubt       which answers are no evidence
 //!  plan    ──► placement   which nodes should hold which slot
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 pub mod available;
 pub mod blobs;
+pub mod doubt;
 mod frontier;
 pub mod linear;
 pub mod placement;

@@ -18,9 +18,11 @@ use super::{
 use crate::{
     Trial,
     fleet::{Fleet, clock},
+    history,
     invariants::{bounds, honesty, logs},
     load::Nodes,
     nemesis::{self, Needs, Script, Step},
+    oracle::doubt::Cut,
     rig::{self, room::Inside},
     scenario::Scenario,
     wait::until,
@@ -175,6 +177,16 @@ impl Ground for Staged {
 
     fn enter(&self) -> Result<Option<Inside>> {
         self.fleet.enter()
+    }
+
+    fn cuts(&self, clock: history::Clock) -> Vec<Cut> {
+        let cuts = self.fleet.cuts().iter();
+        cuts.map(|cut| Cut {
+            node: cut.node,
+            from: clock.at(cut.ordered),
+            to: clock.at(cut.done),
+        })
+        .collect()
     }
 
     fn note(&self, what: &str, detail: Value) {

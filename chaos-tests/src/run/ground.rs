@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::{load::Nodes, rig::room::Inside};
+use crate::{history::Clock, load::Nodes, oracle::doubt::Cut, rig::room::Inside};
 
 /// A cluster that is there already, and what happens to it.
 pub trait Ground {
@@ -19,6 +19,9 @@ pub trait Ground {
 
     /// Moves the calling thread to where clients are, until it is dropped.
     fn enter(&self) -> Result<Option<Inside>>;
+
+    /// Which machines lost power so far, by the clock of the run.
+    fn cuts(&self, clock: Clock) -> Vec<Cut>;
 
     /// Enters a step of the run into its record.
     fn note(&self, what: &str, detail: Value);

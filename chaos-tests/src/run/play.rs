@@ -20,6 +20,7 @@ use crate::{
         ledger::{self, Entry},
         meter::{self, Rpc},
     },
+    oracle::doubt::Doubt,
     scenario::{Limits, Work},
 };
 
@@ -132,12 +133,13 @@ fn judge_all(
         is_whole,
         slack,
     } = judged;
-    let terms = Terms::new(plot.work.reads, plot.is_calm);
+    let doubt = Doubt::of(&ground.cuts(clock));
+    let terms = Terms::new(plot.work.reads, plot.is_calm, doubt);
     let kinds = parts.iter().map(|part| part.kind).collect();
     Record {
         scenario: plot.name.into(),
         seed: plot.seed,
-        terms,
+        terms: terms.clone(),
         kinds,
     }
     .save(dir)?;
@@ -146,7 +148,8 @@ fn judge_all(
     for Part { kind, done } in parts {
         let name = kind.name();
         note(report, name, done.insist());
-        let entries = done.ledger.entries();
+        let mut entries = done.ledger.entries();
+        entries.retain(|entry| !terms.doubt.covers(entry.at));
         let counts = json!({
             "load": name, "operations": done.history.len(), "acknowledged": entries.len(),
             "counts": done.counts, "calls": done.report.summary().to_string(),
@@ -163,7 +166,7 @@ fn judge_all(
             }
         }
         record::save_history(dir, kind, &history)?;
-        let verdict = judge(kind, terms, &history);
+        let verdict = judge(kind, &terms, &history);
         report.operations += verdict.operations as u64;
         note(report, name, verdict.insist());
         if matches!(kind, Kind::Refs | Kind::Artifacts) {

@@ -52,7 +52,7 @@ pub fn replay(dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
     let mut problems = Vec::new();
     for kind in record.kinds {
         let history = history::load(&dir.join(file_of(kind)))?;
-        let verdict = judge(kind, record.terms, &history);
+        let verdict = judge(kind, &record.terms, &history);
         let (name, operations, keys) = (kind.name(), verdict.operations, verdict.keys);
         lines.push(format!("{name}: {operations} operations on {keys} keys"));
         if let Err(error) = verdict.insist() {
@@ -65,7 +65,10 @@ pub fn replay(dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{ABSENT, Kind as Asked, Outcome, UNTOLD};
+    use crate::{
+        history::{ABSENT, Kind as Asked, Outcome, UNTOLD},
+        oracle::doubt::Doubt,
+    };
 
     fn operation(kind: Asked, start: u64, value: u64) -> Operation {
         Operation {
@@ -103,6 +106,7 @@ mod tests {
                     terms: Terms {
                         linearizable,
                         undisturbed: true,
+                        doubt: Doubt::default(),
                     },
                     kinds: kinds.to_vec(),
                 };

@@ -22,8 +22,10 @@ use super::{
     report::Report,
 };
 use crate::{
+    history::Clock,
     invariants::{self, convergence},
     load::Nodes,
+    oracle::doubt::Cut,
     rig::room::Inside,
     scenario::{Reads, Scenario},
     seeded::Words,
@@ -207,6 +209,11 @@ impl Ground for Theirs {
 
     fn enter(&self) -> Result<Option<Inside>> {
         Ok(None)
+    }
+
+    /// What the commands do is not known.
+    fn cuts(&self, _: Clock) -> Vec<Cut> {
+        Vec::new()
     }
 
     fn note(&self, what: &str, detail: Value) {

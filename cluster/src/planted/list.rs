@@ -1,21 +1,21 @@
 //! What is planted, and the test that catches it.
 
 /// Whose tests catch a bug.
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Suite {
     /// Unit tests of the cluster crate.
     Cluster,
     /// Unit tests of the node crate.
     Node,
-    /// `cluster/tests/raft_cluster.rs`, in a build with `--cfg weir_planted`.
+    /// `cluster/tests/raft_cluster.rs`.
     Raft,
-    /// `node/tests/api`, in a build with `--cfg weir_planted`.
+    /// `node/tests/api`.
     Api,
 }
 
 /// A bug and how it is caught.
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 #[derive(Debug)]
 pub struct Planted {
     pub bug: Bug,
@@ -32,13 +32,13 @@ macro_rules! bugs {
     ($($name:ident: P $promise:literal, $breaks:literal, $suite:ident, $test:literal;)*) => {
         /// What can be planted.
         #[derive(Clone, Copy, PartialEq, Eq)]
-        #[cfg_attr(any(test, weir_planted), derive(Debug))]
+        #[cfg_attr(any(test, debug_assertions), derive(Debug))]
         pub enum Bug {
             $(#[doc = $breaks] $name,)*
         }
 
         /// All of them.
-        #[cfg(any(test, weir_planted))]
+        #[cfg(any(test, debug_assertions))]
         pub const BUGS: &[Planted] = &[
             $(Planted {
                 bug: Bug::$name,

@@ -7,17 +7,16 @@
 //! on, in a process of its own: the run counts only if the bug was reached and
 //! the test failed.
 //!
-//! Nothing of this is in the program. [`is`] is `false` at compile time, and
-//! bugs have no names, except in a crate's own tests and in a build with
-//! `--cfg weir_planted`. There the environment variable `WEIR_PLANTED` names
-//! the bug for the whole process, so that scenarios with real processes can
-//! plant one as well.
+//! Nothing of this is in a release: where debug assertions are off, [`is`] is
+//! `false` at compile time and bugs have no names. In builds for tests the
+//! environment variable `WEIR_PLANTED` names the bug for the whole process, so
+//! that scenarios with real processes can plant one as well.
 //!
 //! Each crate that has bugs compiles this file for itself, since `cfg(test)` is
 //! set only for the crate whose tests are run.
 
 mod list;
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 pub mod run;
 #[cfg(test)]
 mod tests;
@@ -25,23 +24,23 @@ mod tests;
 pub use list::Bug;
 
 /// Whether a bug is planted in this process.
-#[cfg(not(any(test, weir_planted)))]
+#[cfg(not(any(test, debug_assertions)))]
 #[inline(always)]
 #[must_use]
 pub const fn is(_: Bug) -> bool {
     false
 }
 
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 pub use list::{BUGS, Planted, Suite};
 
 /// Names the bug that is planted in a process; none without it.
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 pub const VARIABLE: &str = "WEIR_PLANTED";
 
 /// Whether a bug is planted in this process. Says so the first time, so that
 /// whoever planted it sees that it was reached.
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 #[must_use]
 #[expect(clippy::print_stderr, reason = "told to whoever planted it")]
 pub fn is(bug: Bug) -> bool {
@@ -59,7 +58,7 @@ pub fn is(bug: Bug) -> bool {
 }
 
 /// What a process says when its planted bug is reached.
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 fn reached(bug: Bug) -> String {
     let named = BUGS.iter().find(|planted| planted.bug == bug);
     format!(
@@ -68,7 +67,7 @@ fn reached(bug: Bug) -> String {
     )
 }
 
-#[cfg(any(test, weir_planted))]
+#[cfg(any(test, debug_assertions))]
 fn chosen() -> Option<Bug> {
     let name = std::env::var(VARIABLE).ok()?;
     let planted = BUGS.iter().find(|planted| planted.name == name);

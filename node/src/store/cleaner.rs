@@ -19,6 +19,7 @@ use super::{
     eviction::{Name, Spare, Unit, plan},
     files,
     index::Location,
+    quarantine::Defect,
     read::read_record,
     record::{Prepared, record_len},
     segments::{self, Segment},
@@ -233,9 +234,11 @@ fn move_blobs(
     for (index, (digest, location)) in held.iter().enumerate() {
         let read = read_record(&*segment.file, digest, location.offset);
         let blob = match read {
-            Ok(Some(body)) => Verified::check(*digest, body).map_err(|error| error.to_string()),
-            Ok(None) => Err("checksum does not match".into()),
-            Err(error) => Err(error.to_string()),
+            Ok(Some(body)) => {
+                Verified::check(*digest, body).map_err(|_| Defect::Bytes("hash does not match"))
+            }
+            Ok(None) => Err(Defect::Bytes("checksum does not match")),
+            Err(error) => Err(Defect::Unread(error)),
         };
         match blob {
             Ok(blob) => {
@@ -243,9 +246,10 @@ fn move_blobs(
                 bytes += record.len();
                 records.push((record, *location));
             }
-            Err(why) => {
-                core.set_aside_small(digest, *location, &why);
-            }
+            Err(defect) => match core.set_aside_small(digest, *location, &defect) {
+                Error::Corrupt(_) => {}
+                fenced => return Err(fenced),
+            },
         }
         if !records.is_empty() && (bytes >= COPY_BYTES || index + 1 == held.len()) {
             bytes = 0;

@@ -1,6 +1,6 @@
 //! What the threads and uploads of one store share.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
 use weir_cluster::{Digest, Error, blob::Verified};
@@ -14,6 +14,7 @@ use super::{
     horizon::Horizon,
     index::{Index, Location},
     keeper::Keeper,
+    quarantine::Defect,
     quarantine::Quarantine,
     record::Prepared,
     scrub::Scrub,
@@ -104,36 +105,22 @@ impl Core {
         ))
     }
 
-    /// What it means that the disk could not read a small copy: it is damaged,
-    /// unless the whole volume has failed. Then whether it is here cannot be
-    /// told, and the tempting answer, to set it aside as well, would have every
-    /// owner say NOT_FOUND of what a power cut took from all of them at once.
-    pub(super) fn unreadable_small(
+    /// Takes a defective copy out of use, if it is still the one at `location`.
+    /// The error that it gives is [`Error::Corrupt`], or that the volume is
+    /// fenced, and then no copy is given up.
+    pub(super) fn set_aside_small(
         &self,
         digest: &Digest,
         location: Location,
-        error: &io::Error,
+        defect: &Defect,
     ) -> Error {
-        match self.volume.check_alive(&self.names.temporary()) {
-            Ok(()) => self.set_aside_small(digest, location, &error.to_string()),
-            Err(fenced) => fenced,
+        if let Err(fenced) = self.check_defect(defect) {
+            return fenced;
         }
-    }
-
-    /// As [`Self::unreadable_small`], of a large copy.
-    pub(super) fn unreadable_large(&self, digest: &Digest, error: &io::Error) -> Error {
-        match self.volume.check_alive(&self.names.temporary()) {
-            Ok(()) => self.set_aside_large(digest, &error.to_string()),
-            Err(fenced) => fenced,
-        }
-    }
-
-    /// Takes a damaged copy out of use, if it is still the one at `location`.
-    pub(super) fn set_aside_small(&self, digest: &Digest, location: Location, why: &str) -> Error {
         let keep = planted::is(Bug::DamagedCopyKept);
         if self.index.remove_small_if(digest, location, |_| !keep) {
             let place = format!(
-                "segment {} unit {}: {why}",
+                "segment {} unit {}: {defect}",
                 location.segment, location.offset
             );
             self.quarantine.note(Some(*digest), &place);
@@ -141,8 +128,12 @@ impl Core {
         Error::Corrupt(*digest)
     }
 
-    /// Takes a damaged large copy out of use. Reads the file again, to the end.
-    pub(super) fn set_aside_large(&self, digest: &Digest, why: &str) -> Error {
+    /// As [`Self::set_aside_small`], of a large copy. Reads the file again, to
+    /// the end.
+    pub(super) fn set_aside_large(&self, digest: &Digest, defect: &Defect) -> Error {
+        if let Err(fenced) = self.check_defect(defect) {
+            return fenced;
+        }
         let _name = self.names.lock(digest);
         // Meanwhile the copy may have been evicted and a good one stored under
         // its name, which somebody was told is durable.
@@ -152,9 +143,20 @@ impl Core {
             if let Some(len) = files::file_len(digest.size) {
                 self.volume.free(len);
             }
-            self.set_file_aside(digest, why);
+            self.set_file_aside(digest, &defect.to_string());
         }
         Error::Corrupt(*digest)
+    }
+
+    /// What the disk could not read is damaged, unless the whole volume has
+    /// failed. Then whether it is here cannot be told, and the tempting answer,
+    /// to set it aside as well, would have every owner say NOT_FOUND of what a
+    /// power cut took from all of them at once.
+    fn check_defect(&self, defect: &Defect) -> Result<(), Error> {
+        match defect {
+            Defect::Bytes(_) => Ok(()),
+            Defect::Unread(_) => self.volume.check_alive(&self.names.temporary()),
+        }
     }
 
     /// Moves a file out of the way. Best effort: where the volume cannot be

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt, io,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,6 +15,24 @@ use weir_cluster::Digest;
 /// Damaged blobs that are remembered by digest; a volume with more of them
 /// than this needs a new disk, not a longer list.
 const REMEMBERED_MAX: usize = 10_000;
+
+/// What is wrong with a copy.
+#[derive(Debug)]
+pub(super) enum Defect {
+    /// Bytes are there, and not those that were stored; how that was seen.
+    Bytes(&'static str),
+    /// The disk gave none.
+    Unread(io::Error),
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Defect::Bytes(seen) => f.write_str(seen),
+            Defect::Unread(error) => error.fmt(f),
+        }
+    }
+}
 
 /// The damaged blobs since the start.
 #[derive(Default)]

@@ -18,6 +18,7 @@ use super::{
     core::Core,
     files::{self, Trailer},
     index::Location,
+    quarantine::Defect,
     record::{ALIGN, Header, header_len, record_len},
     volume,
 };
@@ -25,6 +26,9 @@ use super::{
 /// Chunks of a stream under way to or from the disk: the one that is sent and
 /// one read ahead.
 const CHUNKS_AHEAD: usize = 2;
+
+/// How bytes are told from those that were stored.
+const MISMATCH: &str = "checksum does not match";
 
 /// How often a blob is looked up again because it moved meanwhile. Each time
 /// takes a whole pass of the cleaner.
@@ -41,8 +45,8 @@ pub(super) fn read_small(core: &Core, digest: &Digest) -> Result<Bytes, Error> {
         };
         return match read_record(&*segment.file, digest, location.offset) {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err(core.set_aside_small(digest, location, "checksum does not match")),
-            Err(error) => Err(core.unreadable_small(digest, location, &error)),
+            Ok(None) => Err(core.set_aside_small(digest, location, &Defect::Bytes(MISMATCH))),
+            Err(error) => Err(core.set_aside_small(digest, location, &Defect::Unread(error))),
         };
     }
     Err(Error::Internal(format!(
@@ -94,7 +98,7 @@ impl OpenFile {
                 // whole volume, if it is not there, which is no damage.
                 core.volume.check_root()?;
                 return Err(if core.index.contains(digest) {
-                    core.set_aside_large(digest, "its file is gone")
+                    core.set_aside_large(digest, &Defect::Bytes("its file is gone"))
                 } else {
                     Error::NotFound(*digest)
                 });
@@ -102,7 +106,9 @@ impl OpenFile {
             Err(error) if volume::is_about_the_process(&error) => {
                 return Err(Error::io(format!("cannot open blob {digest}"), error));
             }
-            Err(error) => return Err(core.unreadable_large(digest, &error)),
+            Err(error) => {
+                return Err(core.set_aside_large(digest, &Defect::Unread(error)));
+            }
         };
         match files::read_trailer(&*file, digest) {
             Ok(Some(trailer)) => Ok(Self {
@@ -110,8 +116,8 @@ impl OpenFile {
                 file,
                 trailer,
             }),
-            Ok(None) => Err(core.set_aside_large(digest, "trailer is damaged")),
-            Err(error) => Err(core.unreadable_large(digest, &error)),
+            Ok(None) => Err(core.set_aside_large(digest, &Defect::Bytes("trailer is damaged"))),
+            Err(error) => Err(core.set_aside_large(digest, &Defect::Unread(error))),
         }
     }
 
@@ -121,12 +127,12 @@ impl OpenFile {
         let start = part.start / files::CHUNK * files::CHUNK;
         let end = part.end.next_multiple_of(files::CHUNK).min(digest.size);
         let bytes = read_exact_at(&*self.file, (end - start) as usize, start)
-            .map_err(|error| self.core.unreadable_large(digest, &error))?;
+            .map_err(|error| self.core.set_aside_large(digest, &Defect::Unread(error)))?;
         if !self
             .trailer
             .matches((start / files::CHUNK) as usize, &bytes)
         {
-            return Err(self.core.set_aside_large(digest, "checksum does not match"));
+            return Err(self.core.set_aside_large(digest, &Defect::Bytes(MISMATCH)));
         }
         let wanted = (part.start - start) as usize..(part.end - start) as usize;
         Ok(Bytes::from(bytes).slice(wanted))

@@ -12,7 +12,7 @@ mod support;
 mod tree;
 mod vanishing;
 
-#[cfg(weir_planted)]
+#[cfg(debug_assertions)]
 mod planted {
     use weir_node::planted::{Suite, run};
 

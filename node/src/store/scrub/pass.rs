@@ -12,7 +12,7 @@ use weir_cluster::{
 };
 
 use super::{
-    records::{is_record, mismatch, take_group, verify_one},
+    records::{MISMATCH, is_record, take_group, verify_one},
     state::{Place, State},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     store::{
         core::Core,
         index::{Location, SHARDS, shard_of},
+        quarantine::Defect,
         read::OpenFile,
         record::{ALIGN, record_len},
         segments::Segment,
@@ -45,8 +46,6 @@ pub(super) struct Pass<'a> {
     saved: Instant,
     /// Whether the state differs from what was written down.
     dirty: bool,
-    /// Damage known when the state was last written down.
-    damaged: u64,
 }
 
 struct Records {
@@ -72,7 +71,6 @@ impl<'a> Pass<'a> {
             file: None,
             saved: Instant::now(),
             dirty: false,
-            damaged: core.quarantine.total(),
         }
     }
 
@@ -133,10 +131,7 @@ impl<'a> Pass<'a> {
             self.look_ahead();
             0
         };
-        // Damage may be a disk that dies: writing shows it, and a volume that
-        // is fenced by that is not searched any further.
-        let damaged = self.core.quarantine.total();
-        if self.dirty && (self.saved.elapsed() >= SAVE_EVERY || damaged > self.damaged) {
+        if self.dirty && self.saved.elapsed() >= SAVE_EVERY {
             self.save();
         }
         bytes
@@ -148,7 +143,6 @@ impl<'a> Pass<'a> {
         if !self.dirty || volume.fenced().is_some() || volume.check_root().is_err() {
             return;
         }
-        self.damaged = self.core.quarantine.total();
         self.saved = Instant::now();
         match self.state.save(&*volume.disk) {
             Ok(()) => self.dirty = false,
@@ -265,17 +259,15 @@ impl<'a> Pass<'a> {
             let verified = match &span {
                 Some(span) => {
                     let at = (u64::from(location.offset) * ALIGN - start) as usize;
-                    is_record(&span[at..], digest)
-                        .then_some(())
-                        .ok_or_else(mismatch)
+                    is_record(&span[at..], digest).then_some(()).ok_or(MISMATCH)
                 }
                 None => verify_one(file, location, digest),
             };
             match verified {
                 Ok(()) => self.count(digest),
                 Err(_) if planted::is(Bug::ScrubSkipsDamage) => {}
-                Err(why) => {
-                    self.core.set_aside_small(digest, *location, &why);
+                Err(defect) => {
+                    self.core.set_aside_small(digest, *location, &defect);
                 }
             }
         }
@@ -321,7 +313,9 @@ impl<'a> Pass<'a> {
             self.count(&digest);
             self.passed(&digest, None);
         } else {
-            let error = self.core.set_aside_large(&digest, "hash does not match");
+            let error = self
+                .core
+                .set_aside_large(&digest, &Defect::Bytes("hash does not match"));
             self.passed(&digest, Some(&error));
         }
         bytes.len() as u64

@@ -6,12 +6,16 @@ use weir_cluster::{Digest, journal::disk::DiskFile};
 
 use crate::store::{
     index::Location,
+    quarantine::Defect,
     read::read_record,
     record::{ALIGN, Header, header_len, record_len},
 };
 
 /// Bytes that a step reads at most, but for a record that is longer.
 const STEP_BYTES: u64 = 1 << 20;
+
+/// What is wrong with a record that is read and not intact.
+pub(super) const MISMATCH: Defect = Defect::Bytes("bytes do not match");
 
 /// Takes records from the front that can be read at once.
 pub(super) fn take_group(waiting: &mut VecDeque<(Location, Digest)>) -> Vec<(Location, Digest)> {
@@ -43,15 +47,10 @@ pub(super) fn verify_one(
     file: &dyn DiskFile,
     location: &Location,
     digest: &Digest,
-) -> Result<(), String> {
+) -> Result<(), Defect> {
     match read_record(file, digest, location.offset) {
         Ok(Some(body)) if Digest::of(&body) == *digest => Ok(()),
-        Ok(_) => Err(mismatch()),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => Err(MISMATCH),
+        Err(error) => Err(Defect::Unread(error)),
     }
-}
-
-/// What is wrong with such a copy.
-pub(super) fn mismatch() -> String {
-    "bytes do not match".into()
 }

@@ -4,13 +4,11 @@
 //! shown before a change is what the change does; a name is never taken from a
 //! node that lives.
 
-mod drain;
-mod processes;
-
 use std::io::{Read, Write};
 
-use processes::{Node, cluster, document, refused, row, succeeds};
 use serde_json::{Value, json};
+
+use crate::processes::{Node, cluster, document, refused, row, succeeds};
 
 #[test]
 fn operators_look_before_they_change_and_are_told_what_a_change_does() {

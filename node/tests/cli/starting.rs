@@ -1,124 +1,16 @@
-//! The `weir` binary as an operator meets it: commands, files, messages.
+//! Commands and files of one node, from nothing to a cluster.
 //!
 //! Protects: a wrong start is refused with what to do, and changes nothing; a
 //! cluster begins and grows by `init`, `join` and `serve`.
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-/// How long a node may take to serve or to stop: far more than it does.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// One node's folder, configuration and, while it runs, process.
-struct Node {
-    dir: PathBuf,
-    admin: String,
-    running: Option<Child>,
-}
-
-fn weir(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(args)
-        .env_remove("WEIR_CONFIG")
-        .env_remove("WEIR_NODE")
-        .output()
-        .unwrap()
-}
-
-/// Asserts that a command failed and said this.
-fn refused(args: &[&str], advice: &str) {
-    let output = weir(args);
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "weir {args:?} succeeded");
-    assert!(text.contains(advice), "weir {args:?} said: {text}");
-}
-
-fn succeeds(args: &[&str]) -> String {
-    let output = weir(args);
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "weir {args:?} failed: {text}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-impl Node {
-    fn new(root: &Path, name: &str) -> Self {
-        let dir = root.join(name);
-        fs::create_dir_all(&dir).unwrap();
-        // Held together, so that the three differ.
-        let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [client, peer, admin] = sockets.map(|socket| socket.local_addr().unwrap());
-        let text = format!(
-            "[node]\nname = {name:?}\nzone = \"zone-of-{name}\"\nhost = {name:?}\ndata = {:?}\n\
-             [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nadmin = \"{admin}\"\n",
-            dir.join("data")
-        );
-        fs::write(dir.join("weir.toml"), text).unwrap();
-        Self {
-            dir,
-            admin: format!("http://{admin}"),
-            running: None,
-        }
-    }
-
-    fn config(&self) -> String {
-        self.dir.join("weir.toml").display().to_string()
-    }
-
-    fn data(&self) -> String {
-        self.dir.join("data").display().to_string()
-    }
-
-    fn serve(&mut self) {
-        let log = fs::File::create(self.dir.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["serve", "--config", &self.config()])
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.running = Some(child);
-    }
-
-    /// The status document, once it fits.
-    fn status(&self, fits: impl Fn(&Value) -> bool) -> Value {
-        let began = Instant::now();
-        loop {
-            let output = weir(&["status", "--json", "--node", &self.admin]);
-            let status = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-            if fits(&status) {
-                return status;
-            }
-            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-            assert!(began.elapsed() < LIMIT, "status stays {status}\n{log}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn stop(&mut self) {
-        if let Some(mut child) = self.running.take() {
-            let pid = rustix::process::Pid::from_child(&child);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-            let status = child.wait().unwrap();
-            assert!(status.success(), "{status}");
-        }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.running {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
+use crate::processes::{Node, refused, succeeds, weir};
 
 #[test]
 fn a_wrong_start_is_refused_with_what_to_do() {
@@ -291,17 +183,7 @@ fn an_older_copy_of_a_node_ends_with_what_to_do() {
         let rows = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
         rows.len() == 2 && rows.iter().all(|row| row["state"] == "active")
     };
-    let announced = |node: &Node| {
-        let began = Instant::now();
-        let log = node.dir.join("log");
-        while !fs::read_to_string(&log)
-            .unwrap()
-            .contains("knows of this start")
-        {
-            assert!(began.elapsed() < LIMIT, "this start is not announced");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
+    let announced = |node: &Node| node.logs("knows of this start");
     // Twice, and a copy between.
     nodes[1].serve();
     nodes[1].status(both_active);
@@ -338,7 +220,7 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-#[cfg(not(weir_planted))]
+#[cfg(not(debug_assertions))]
 #[test]
 fn no_bug_is_planted_in_the_program() {
     let program = fs::read(env!("CARGO_BIN_EXE_weir")).unwrap();

@@ -74,6 +74,10 @@ impl Node {
         self.dir.join("weir.toml").display().to_string()
     }
 
+    pub(crate) fn data(&self) -> String {
+        self.dir.join("data").display().to_string()
+    }
+
     pub(crate) fn serve(&mut self) {
         let log = fs::File::create(self.dir.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_weir"))
@@ -101,6 +105,16 @@ impl Node {
             let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
             assert!(began.elapsed() < LIMIT, "status stays {status}\n{log}");
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until it has said this.
+    pub(crate) fn logs(&self, text: &str) {
+        let began = Instant::now();
+        let said = || fs::read_to_string(self.dir.join("log")).unwrap();
+        while !said().contains(text) {
+            assert!(began.elapsed() < LIMIT, "{text:?} is not in {}", said());
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
