@@ -9,6 +9,7 @@
 
 mod attend;
 mod batch;
+mod call;
 pub mod client;
 pub mod dial;
 pub mod faulty_peers;

@@ -10,20 +10,18 @@
 
 mod members;
 
+pub use members::goes_on;
+
 use std::collections::BTreeSet;
 
 use super::{
     ClusterState, Command, Effects, EpochPlan, LIVE_EPOCHS, Member, MemberStatus, Ref, RefKey,
     RefRows, RefValue, Response, Settings, Share,
-    settings::{MIN_AUTO_REMOVE_SECONDS, MIN_REPAIR_RATE, MIN_SCRUB_SECONDS},
 };
 use crate::{
     ClusterId, Epoch, Error, NodeId,
     planted::{self, Bug},
 };
-
-/// Most copies of a blob. Beyond it a write costs more than any loss it guards against.
-pub const MAX_REPLICAS: u32 = 9;
 
 /// Most rows of the node table: the table travels whole to every watcher.
 pub const MAX_MEMBERS: usize = 1_024;
@@ -43,13 +41,6 @@ pub const MAX_REFS_PER_COMMAND: usize = 4_096;
 /// Keys are held in pages of the row store; BuildStream's take a few hundred.
 pub const MAX_REF_KEY_BYTES: usize = 16 * 1024;
 
-/// Most nodes that the first placement may wait for: a number that is never
-/// reached would leave the cluster without owners for ever.
-pub const MAX_INITIAL_NODES: u32 = 50;
-
-/// Longest wait for a leader that may be set: past it a client has given up.
-pub const MAX_REF_PATIENCE_MS: u32 = 60_000;
-
 /// Applies one command. `revision` is its log index.
 ///
 /// On an error nothing was changed; the only cause is that `rows` cannot be read.
@@ -66,7 +57,7 @@ pub fn apply(
         Command::Found { cluster, settings } => found(state, cluster, settings),
         Command::SetRefs { keys, value } => set_refs(keys, &value, revision),
         Command::RemoveRefs { refs } => remove_refs(rows, refs)?,
-        Command::AddMember { id, member } => add_member(state, id, member),
+        Command::AddMember { id, member } => members::add(state, id, member),
         Command::Announce {
             id,
             peer_address,
@@ -76,7 +67,7 @@ pub fn apply(
             known_boots,
         } => {
             let addresses = [peer_address, client_address, admin_address];
-            announce(state, id, addresses, boot, &known_boots)
+            members::announce(state, id, addresses, boot, &known_boots)
         }
         Command::Activate { nodes } => activate(state, &nodes),
         Command::Drain { id, on } => members::drain(state, id, on),
@@ -137,7 +128,7 @@ fn found(
     if let Some(existing) = state.cluster {
         return Err(format!("cluster {existing} is founded already"));
     }
-    check_settings(&settings)?;
+    settings.check()?;
     state.cluster = Some(cluster);
     state.settings = settings;
     Ok(CHANGED)
@@ -195,92 +186,6 @@ fn remove_refs(
     }))
 }
 
-fn add_member(state: &mut ClusterState, id: NodeId, member: Member) -> Result<Change, Refusal> {
-    if let Some(row) = state.members.get(&id) {
-        return if row.name == member.name {
-            // The same node asks again; its addresses change by Announce.
-            Ok(UNCHANGED)
-        } else {
-            Err(format!("node id {id} belongs to member {:?}", row.name))
-        };
-    }
-    if state.removed.contains(&id) && !planted::is(Bug::RemovedIdReused) {
-        return Err(format!("node {id} was removed from the cluster"));
-    }
-    let taken = state
-        .members
-        .iter()
-        .find(|(_, row)| row.name == member.name);
-    if let Some((other, _)) = taken {
-        return Err(format!(
-            "the name {:?} is taken by node {other}",
-            member.name
-        ));
-    }
-    if state.members.len() >= MAX_MEMBERS {
-        return Err(format!("a cluster has at most {MAX_MEMBERS} members"));
-    }
-    check_member(&member)?;
-    let (status, boot) = (MemberStatus::Joining, 0);
-    let row = Member {
-        status,
-        boot,
-        ..member
-    };
-    state.members.insert(id, row);
-    Ok(CHANGED)
-}
-
-fn announce(
-    state: &mut ClusterState,
-    id: NodeId,
-    addresses: [String; 3],
-    boot: u64,
-    known_boots: &[u64],
-) -> Result<Change, Refusal> {
-    for address in &addresses {
-        check_label("address", address)?;
-    }
-    let was_removed = state.removed.contains(&id);
-    let Some(member) = state.members.get_mut(&id) else {
-        let why = if was_removed {
-            "was removed from the cluster"
-        } else {
-            "is no member"
-        };
-        return Err(format!("node {id} {why}"));
-    };
-    if !goes_on(member.boot, boot, known_boots) {
-        return Err(format!(
-            "node {id} comes from an older copy of its data directory: it has started since"
-        ));
-    }
-    // An address may be another member's old one: machines swap addresses, and
-    // that member announces its own. Callers name the node they mean.
-    let [peer_address, client_address, admin_address] = addresses;
-    let row = Member {
-        peer_address,
-        client_address,
-        admin_address,
-        boot,
-        ..member.clone()
-    };
-    let changed = row != *member;
-    *member = row;
-    Ok(Change {
-        changed,
-        rows: Vec::new(),
-    })
-}
-
-/// Whether a start goes on from the one that was announced last: the data
-/// directory knows it, or it is the same start that asks again.
-#[must_use]
-pub fn goes_on(announced: u64, boot: u64, known_boots: &[u64]) -> bool {
-    let knows_it = known_boots.contains(&announced) || planted::is(Bug::OldCopyLetIn);
-    announced == 0 || announced == boot || knows_it
-}
-
 fn activate(state: &mut ClusterState, nodes: &[NodeId]) -> Result<Change, Refusal> {
     let mut joining = BTreeSet::new();
     for id in nodes {
@@ -309,7 +214,7 @@ fn activate(state: &mut ClusterState, nodes: &[NodeId]) -> Result<Change, Refusa
 }
 
 fn settle(state: &mut ClusterState, settings: Settings) -> Result<Change, Refusal> {
-    check_settings(&settings)?;
+    settings.check()?;
     if settings == state.settings {
         return Ok(UNCHANGED);
     }
@@ -358,91 +263,6 @@ fn check_room_for_epoch(state: &ClusterState) -> Result<(), Refusal> {
         "{LIVE_EPOCHS} epochs are alive already; a new one can begin when the handoff \
          from epoch {oldest} has finished"
     ))
-}
-
-/// Refuses settings that do not fit together, with what was expected.
-pub fn check_settings(settings: &Settings) -> Result<(), String> {
-    let (r, w) = (settings.replicas, settings.write_quorum);
-    if !(1..=MAX_REPLICAS).contains(&r) {
-        return Err(format!("replicas is {r}, expected 1 to {MAX_REPLICAS}"));
-    }
-    if !(1..=r).contains(&w) {
-        return Err(format!("write_quorum is {w}, expected 1 to replicas ({r})"));
-    }
-    if settings.lease_seconds == 0 {
-        return Err("lease_seconds is 0; what is reported present could be evicted at once".into());
-    }
-    let initial = settings.initial_nodes;
-    if !(1..=MAX_INITIAL_NODES).contains(&initial) {
-        return Err(format!(
-            "initial_nodes is {initial}, expected 1 to {MAX_INITIAL_NODES}"
-        ));
-    }
-    let remove = settings.auto_remove_seconds;
-    if remove != 0 && remove < MIN_AUTO_REMOVE_SECONDS {
-        return Err(format!(
-            "auto_remove_seconds is {remove}, expected 0 or at least {MIN_AUTO_REMOVE_SECONDS}"
-        ));
-    }
-    let rate = settings.repair_bytes_per_second;
-    if rate != 0 && rate < MIN_REPAIR_RATE {
-        return Err(format!(
-            "repair_bytes_per_second is {rate}, expected 0 or at least {MIN_REPAIR_RATE}"
-        ));
-    }
-    if settings.scrub_seconds < MIN_SCRUB_SECONDS {
-        return Err(format!(
-            "scrub_seconds is {}, expected at least {MIN_SCRUB_SECONDS}",
-            settings.scrub_seconds
-        ));
-    }
-    let patience = settings.ref_patience_ms;
-    if patience > MAX_REF_PATIENCE_MS {
-        return Err(format!(
-            "ref_patience_ms is {patience}, expected at most {MAX_REF_PATIENCE_MS}"
-        ));
-    }
-    Ok(())
-}
-
-fn check_member(member: &Member) -> Result<(), Refusal> {
-    for (what, text) in [
-        ("name", &member.name),
-        ("zone", &member.zone),
-        ("host", &member.host),
-        ("peer address", &member.peer_address),
-    ] {
-        if text.is_empty() {
-            return Err(format!("the {what} of a member is empty"));
-        }
-    }
-    for (what, text) in [
-        ("name", &member.name),
-        ("zone", &member.zone),
-        ("host", &member.host),
-        ("address", &member.peer_address),
-        ("address", &member.client_address),
-        ("address", &member.admin_address),
-    ] {
-        check_label(what, text)?;
-    }
-    if !(1..=MAX_WEIGHT).contains(&member.weight) {
-        return Err(format!(
-            "weight is {}, expected 1 to {MAX_WEIGHT}",
-            member.weight
-        ));
-    }
-    Ok(())
-}
-
-fn check_label(what: &str, text: &str) -> Result<(), Refusal> {
-    if text.len() > MAX_LABEL_BYTES {
-        return Err(format!(
-            "a member's {what} has {} bytes, at most {MAX_LABEL_BYTES} are taken",
-            text.len()
-        ));
-    }
-    Ok(())
 }
 
 fn check_count(refs: usize) -> Result<(), Refusal> {

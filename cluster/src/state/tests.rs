@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::{
-    apply::{
-        MAX_INITIAL_NODES, MAX_LABEL_BYTES, MAX_REF_KEY_BYTES, MAX_REF_PATIENCE_MS,
-        MAX_REFS_PER_COMMAND, MAX_REPLICAS, MAX_WEIGHT,
-    },
+    apply::{MAX_LABEL_BYTES, MAX_REF_KEY_BYTES, MAX_REFS_PER_COMMAND, MAX_WEIGHT},
+    settings::{MAX_INITIAL_NODES, MAX_REF_PATIENCE_MS, MAX_REPLICAS},
     *,
 };
 use crate::Digest;

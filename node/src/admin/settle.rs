@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use tonic::Status;
 use weir_cluster::{
     NodeId,
-    state::{ClusterState, Command, Settings, apply::check_settings},
+    state::{ClusterState, Command, Settings},
 };
 
 use super::{Admin, members, survey::REPORT_DEADLINE};
@@ -90,7 +90,7 @@ pub(super) fn changed(state: &ClusterState, pairs: &[String]) -> Result<Settings
             .set(name.trim(), value.trim())
             .map_err(|error| Status::invalid_argument(format!("{pair}: {error}")))?;
     }
-    check_settings(&settings).map_err(Status::invalid_argument)?;
+    settings.check().map_err(Status::invalid_argument)?;
     Ok(settings)
 }
 

@@ -4,10 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use weir_cluster::{
-    ClusterId, NodeId,
-    state::{Settings, apply::check_settings},
-};
+use weir_cluster::{ClusterId, NodeId, state::Settings};
 
 use super::{ConfigArgs, say};
 use crate::{
@@ -55,7 +52,9 @@ impl Init {
 /// Makes the first node of a new cluster in the configured data directory.
 pub(super) fn init(config: &Config, settings: Settings) -> anyhow::Result<ClusterId> {
     // Later the cluster could only refuse them, when nobody looks any more.
-    check_settings(&settings).map_err(|why| anyhow::anyhow!("settings: {why}"))?;
+    settings
+        .check()
+        .map_err(|why| anyhow::anyhow!("settings: {why}"))?;
     let mut rng = rand::rng();
     let cluster = ClusterId::mint(&mut rng);
     let node = NodeId::mint(&mut rng);

@@ -1,18 +1,104 @@
-//! Members that leave, come in another's place, or change.
+//! Members that come, leave, come in another's place, or change.
 //!
 //! Rules: a removed id never comes back; the last owner cannot leave; an epoch
 //! is retired only by handoff marks, so no placement that may still be needed
 //! to find a blob is ever dropped.
 
 use super::{
-    CHANGED, Change, Member, MemberStatus, NodeId, Refusal, UNCHANGED, add_member, begin_epoch,
-    check_member, check_room_for_epoch,
+    CHANGED, Change, MAX_LABEL_BYTES, MAX_MEMBERS, MAX_WEIGHT, Member, MemberStatus, NodeId,
+    Refusal, UNCHANGED, begin_epoch, check_room_for_epoch,
 };
 use crate::{
     Epoch,
     planted::{self, Bug},
     state::ClusterState,
 };
+
+pub(super) fn add(state: &mut ClusterState, id: NodeId, member: Member) -> Result<Change, Refusal> {
+    if let Some(row) = state.members.get(&id) {
+        return if row.name == member.name {
+            // The same node asks again; its addresses change by Announce.
+            Ok(UNCHANGED)
+        } else {
+            Err(format!("node id {id} belongs to member {:?}", row.name))
+        };
+    }
+    if state.removed.contains(&id) && !planted::is(Bug::RemovedIdReused) {
+        return Err(format!("node {id} was removed from the cluster"));
+    }
+    let taken = state
+        .members
+        .iter()
+        .find(|(_, row)| row.name == member.name);
+    if let Some((other, _)) = taken {
+        return Err(format!(
+            "the name {:?} is taken by node {other}",
+            member.name
+        ));
+    }
+    if state.members.len() >= MAX_MEMBERS {
+        return Err(format!("a cluster has at most {MAX_MEMBERS} members"));
+    }
+    check_member(&member)?;
+    let (status, boot) = (MemberStatus::Joining, 0);
+    let row = Member {
+        status,
+        boot,
+        ..member
+    };
+    state.members.insert(id, row);
+    Ok(CHANGED)
+}
+
+pub(super) fn announce(
+    state: &mut ClusterState,
+    id: NodeId,
+    addresses: [String; 3],
+    boot: u64,
+    known_boots: &[u64],
+) -> Result<Change, Refusal> {
+    for address in &addresses {
+        check_label("address", address)?;
+    }
+    let was_removed = state.removed.contains(&id);
+    let Some(member) = state.members.get_mut(&id) else {
+        let why = if was_removed {
+            "was removed from the cluster"
+        } else {
+            "is no member"
+        };
+        return Err(format!("node {id} {why}"));
+    };
+    if !goes_on(member.boot, boot, known_boots) {
+        return Err(format!(
+            "node {id} comes from an older copy of its data directory: it has started since"
+        ));
+    }
+    // An address may be another member's old one: machines swap addresses, and
+    // that member announces its own. Callers name the node they mean.
+    let [peer_address, client_address, admin_address] = addresses;
+    let row = Member {
+        peer_address,
+        client_address,
+        admin_address,
+        boot,
+        ..member.clone()
+    };
+    let changed = row != *member;
+    *member = row;
+    Ok(Change {
+        changed,
+        rows: Vec::new(),
+    })
+}
+
+/// Whether a start goes on from the one that was announced last: the data
+/// directory knows it, or it is the same start that asks again.
+#[must_use]
+pub fn goes_on(announced: u64, boot: u64, known_boots: &[u64]) -> bool {
+    let knows_it = known_boots.contains(&announced) || planted::is(Bug::OldCopyLetIn);
+    announced == 0 || announced == boot || knows_it
+}
 
 pub(super) fn drain(state: &mut ClusterState, id: NodeId, on: bool) -> Result<Change, Refusal> {
     let status = status_of(state, id)?;
@@ -85,7 +171,7 @@ pub(super) fn replace(
     // The old one stays an owner of the current epoch, in name only, until the
     // new one has caught up: one epoch moves less than two.
     take_out(state, old);
-    add_member(state, id, member)?;
+    add(state, id, member)?;
     retire(state);
     Ok(CHANGED)
 }
@@ -191,4 +277,44 @@ fn check_owners_left(state: &ClusterState, id: NodeId) -> Result<(), Refusal> {
     Err(format!(
         "node {id} is the last that owns blobs; let another join first"
     ))
+}
+
+fn check_member(member: &Member) -> Result<(), Refusal> {
+    for (what, text) in [
+        ("name", &member.name),
+        ("zone", &member.zone),
+        ("host", &member.host),
+        ("peer address", &member.peer_address),
+    ] {
+        if text.is_empty() {
+            return Err(format!("the {what} of a member is empty"));
+        }
+    }
+    for (what, text) in [
+        ("name", &member.name),
+        ("zone", &member.zone),
+        ("host", &member.host),
+        ("address", &member.peer_address),
+        ("address", &member.client_address),
+        ("address", &member.admin_address),
+    ] {
+        check_label(what, text)?;
+    }
+    if !(1..=MAX_WEIGHT).contains(&member.weight) {
+        return Err(format!(
+            "weight is {}, expected 1 to {MAX_WEIGHT}",
+            member.weight
+        ));
+    }
+    Ok(())
+}
+
+fn check_label(what: &str, text: &str) -> Result<(), Refusal> {
+    if text.len() > MAX_LABEL_BYTES {
+        return Err(format!(
+            "a member's {what} has {} bytes, at most {MAX_LABEL_BYTES} are taken",
+            text.len()
+        ));
+    }
+    Ok(())
 }
