@@ -122,7 +122,11 @@ impl GrpcPeers {
     }
 
     /// The bytes of one blob.
-    pub(super) async fn stream(&self, to: NodeId, message: GetRequest) -> Result<BlobStream, Error> {
+    pub(super) async fn stream(
+        &self,
+        to: NodeId,
+        message: GetRequest,
+    ) -> Result<BlobStream, Error> {
         let answers = self
             .call(
                 to,
