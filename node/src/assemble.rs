@@ -260,8 +260,9 @@ fn cannot_take_part(error: StartError, name: &str) -> anyhow::Error {
     match error {
         StartError::Config(_) | StartError::Threads(_) => error.into(),
         damaged => anyhow!(
-            "what was agreed cannot be read back from this node's disk. {}: {damaged}",
-            rejoin(name)
+            "what was agreed cannot be read back from this node's disk. {}: {:#}",
+            rejoin(name),
+            anyhow::Error::from(damaged)
         ),
     }
 }

@@ -67,6 +67,7 @@ pub(super) struct Writer {
 /// Reads one snapshot file, checking as it goes.
 pub(super) struct Reader {
     file: Arc<dyn DiskFile>,
+    path: PathBuf,
     offset: u64,
     frame: std::vec::IntoIter<(RefKey, Ref)>,
     ended: bool,
@@ -109,6 +110,11 @@ impl Snapshots {
             }
         }
         Ok(None)
+    }
+
+    /// Whether there is a file, readable or not.
+    pub(super) fn is_there_any(&self) -> io::Result<bool> {
+        Ok(!self.names()?.is_empty())
     }
 
     /// In order of age.
@@ -263,6 +269,7 @@ impl Reader {
         }
         let mut reader = Self {
             file,
+            path: path.to_owned(),
             offset: PREFIX_BYTES,
             frame: Vec::new().into_iter(),
             ended: false,
@@ -271,8 +278,15 @@ impl Reader {
         Ok((decode(&head)?, reader))
     }
 
-    /// The next frame's content; none at the end.
+    /// The next frame's content; none at the end. An error says where it is.
     fn frame(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.read_frame().map_err(|error| {
+            let (path, offset) = (self.path.display(), self.offset);
+            io::Error::new(error.kind(), format!("{path} at offset {offset}: {error}"))
+        })
+    }
+
+    fn read_frame(&mut self) -> io::Result<Option<Vec<u8>>> {
         let head = read_exact_at(&*self.file, 8, self.offset)?;
         let (len, crc) = head.split_at(4);
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u32::from(*b));

@@ -18,7 +18,7 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use openraft::{
-    EntryPayload,
+    EntryPayload, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot as RaftSnapshot},
 };
 use tokio::sync::watch;
@@ -89,6 +89,10 @@ impl StateMachine {
             && head.position.last > rows.position()?.last
         {
             let (head, refs) = snapshots.read(&file)?;
+            tracing::info!(
+                path = %file.path.display(),
+                "applied state is restored from a snapshot"
+            );
             rows.replace(&head.position, &head.state, &head.recent, refs)?;
         }
         let memory = Memory {
@@ -337,13 +341,30 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         memory.recent = Recent::restore(head.recent);
         let applied = memory.position.index();
         drop(memory);
+        tracing::info!(applied, "took over a snapshot of the leader");
         self.shared.state.send_replace(Arc::new(head.state));
         self.shared.applied.send_replace(applied);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let newest = self.shared.snapshots.newest()?;
+        let shared = Arc::clone(&self.shared);
+        let newest = move || -> io::Result<_> {
+            let Some((snapshot, head)) = shared.snapshots.newest()? else {
+                return Ok((None, shared.snapshots.is_there_any()?));
+            };
+            // Asked for to be sent, and a receiver would refuse a damaged one
+            // for as long as no other is made.
+            let verified = shared.snapshots.verify(&snapshot, head.position.last);
+            Ok((Some((snapshot, head)), verified.is_err()))
+        };
+        let newest = tokio::task::spawn_blocking(newest);
+        let (newest, is_damaged) = newest.await.map_err(io::Error::other)??;
+        // One that is being built takes its place in a moment.
+        if is_damaged && self.shared.capture().is_none() {
+            tracing::warn!("the newest snapshot is damaged; making another");
+            return self.builder().build_snapshot().await.map(Some);
+        }
         Ok(newest.map(|(snapshot, head)| RaftSnapshot {
             meta: meta(&head.position),
             snapshot,

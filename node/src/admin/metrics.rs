@@ -114,6 +114,11 @@ impl Page {
     fn cluster(&mut self, me: NodeId, survey: &Survey) {
         let leader = survey.roles.leader;
         for (name, help, value) in [
+            (
+                "weir_term",
+                "The term of the leader; it grows with every election",
+                survey.roles.term,
+            ),
             ("weir_epoch", "The current epoch", survey.view.epoch().0),
             (
                 "weir_epochs_alive",

@@ -37,6 +37,7 @@ pub(super) fn document(
         cluster: parts.cluster.to_string(),
         seen_by: survey.name(parts.me),
         leader: leader.and_then(|id| Some(members.get(&id)?.name.clone())),
+        term: survey.roles.term,
         epoch: view.epoch().0,
         older_epochs: view.placements().len().saturating_sub(1) as u64,
         replicas: settings.replicas,

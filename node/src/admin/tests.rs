@@ -397,6 +397,7 @@ async fn metrics_are_numbers_with_bounded_labels() {
         "weir_repair_lacking_bytes 0",
         "weir_epoch 1",
         "weir_leader 1",
+        "weir_term 1",
         "weir_under_replicated_slots 16384",
         "weir_members{state=\"down\"} 1",
         "weir_promise_weaker{promise=\"P2\"} 1",

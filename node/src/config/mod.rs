@@ -89,6 +89,8 @@ pub struct AdvertiseConfig {
 pub struct LogConfig {
     /// A filter: a level (`error`, `warn`, `info`, `debug`, `trace`), or levels
     /// by module (`info,weir_cluster::raft=debug`). The variable `WEIR_LOG` wins.
+    /// By default openraft tells errors alone, and not that it refused a change
+    /// of members: who asked for that hears it, and an election is no error.
     pub filter: String,
     /// `text` for people, `json` for machines (one object a line).
     pub format: LogFormat,
@@ -128,7 +130,7 @@ impl Default for ListenConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            filter: "info,openraft=error".into(),
+            filter: "info,openraft=error,openraft::raft::api::management=off".into(),
             format: LogFormat::Text,
         }
     }

@@ -21,6 +21,10 @@ pub struct ClusterStatus {
     pub seen_by: String,
     /// Name of the node that leads; none while there is no quorum.
     pub leader: Option<String>,
+    /// The term that the node which answers is in: it grows with every
+    /// election.
+    #[serde(default)]
+    pub term: u64,
     /// Number of the current placement; 0 before the first.
     pub epoch: u64,
     /// Older placements that reads still fall back to.

@@ -221,3 +221,39 @@ async fn rows_lost_to_a_power_cut_come_back_from_the_snapshot() {
     node.set(3, 2).await;
     assert_eq!(node.rows(), revisions(&[(1, 2), (2, 3)]));
 }
+
+/// A node that needs it would refuse it, for as long as no other is made.
+#[tokio::test]
+async fn a_snapshot_that_is_damaged_at_rest_is_made_anew_before_it_is_sent() {
+    let mut node = Node::new();
+    node.found().await;
+    for index in 2..100 {
+        node.set(index, index).await;
+    }
+    let made = node.snapshot().await;
+    let path = node.dir.path().join("raft").join(&made.snapshot.path);
+    let whole = std::fs::read(&path).unwrap();
+    // A node that has nothing else says where the damage is.
+    let mut damaged = whole.clone();
+    let last = damaged.len() - 9;
+    damaged[last] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let mut rows = node.machine().snapshots().read(&made.snapshot).unwrap().1;
+    let error = rows.find_map(Result::err).unwrap().to_string();
+    assert!(error.contains(".snapshot at offset "), "{error}");
+    // In the head, among the rows, at the end.
+    for place in [20, whole.len() / 2, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let sent = node
+            .machine()
+            .get_current_snapshot()
+            .await
+            .unwrap()
+            .unwrap();
+        let mut other = Node::new();
+        other.install(&node, &sent).await.unwrap();
+        assert_eq!(other.rows(), node.rows(), "damage at {place}");
+    }
+}
