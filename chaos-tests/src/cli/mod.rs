@@ -75,6 +75,9 @@ enum Command {
         /// The file.
         file: Option<PathBuf>,
     },
+    /// Be the disk of a volume; see `rig::faultdisk`.
+    #[command(hide = true)]
+    Disk { image: PathBuf, mount: PathBuf },
 }
 
 #[derive(Args)]
@@ -162,6 +165,7 @@ pub fn main() -> ExitCode {
         Command::Smoke(args) => smoke::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Replay { dir } => replay(&dir),
+        Command::Disk { image, mount } => rig::faultdisk::serve(&image, &mount).map(|()| true),
         Command::Ledger { file } => {
             let ledger = LedgerArgs { ledger: file };
             ledger
