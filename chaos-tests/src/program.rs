@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{process::run, trial::Trial};
 
@@ -29,6 +29,13 @@ pub fn weir(trial: &Trial) -> Result<PathBuf> {
         .get_or_init(|| find_or_build(trial).map_err(|error| format!("{error:#}")))
         .clone()
         .map_err(anyhow::Error::msg)
+}
+
+/// The path of `chaos` beside this program, which may be it.
+pub fn chaos() -> Result<PathBuf> {
+    let chaos = profile_dir()?.join("chaos");
+    ensure!(chaos.is_file(), "there is no program {}", chaos.display());
+    Ok(chaos)
 }
 
 /// Where cargo puts what it builds: `target`, or `CARGO_TARGET_DIR`. The test

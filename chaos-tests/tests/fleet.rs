@@ -78,7 +78,7 @@ fn a_fleet_survives_kill_pause_cut_and_partition() {
         })?;
         fleet.world()?.switch().lift(layer);
 
-        fleet.power_cut(&[0, 1, 2])?;
+        fleet.power_cut(&[0, 1, 2], None)?;
         for number in 0..3 {
             fleet.start_node(number)?;
         }
@@ -100,7 +100,7 @@ fn a_fleet_on_loopback_survives_kill_and_pause() {
         })?;
         fleet.start_node(leader)?;
         fleet.wait_all_serving()?;
-        ensure!(fleet.world().is_err() && fleet.power_cut(&[0]).is_err());
+        ensure!(fleet.world().is_err() && fleet.power_cut(&[0], None).is_err());
         Ok(())
     });
 }

@@ -14,7 +14,7 @@ use weir_chaos_tests::{
     Trial,
     fleet::{Fleet, Options, clock},
     nemesis::{KINDS, Kind, Needs, Script},
-    rig,
+    rig::{self, Backing, faultdisk},
 };
 
 const LIMIT: Duration = Duration::from_secs(900);
@@ -68,6 +68,22 @@ fn faults_of_networks_and_disks_happen_and_heal() {
         let mut fleet = Fleet::in_world(trial, three())?;
         order_all(&mut fleet, |kind| {
             kind.needs == Needs::World && !kind.loses_copies
+        })
+    });
+}
+
+/// But for errors, which only a node with work meets: they are scenarios.
+#[test]
+fn faults_of_disks_happen_and_heal() {
+    if without("nemesis-disks", faultdisk::available()) {
+        return;
+    }
+    Trial::run("nemesis-disks", LIMIT, |trial| {
+        let mut options = three();
+        options.volume.backing = Backing::FaultDisk;
+        let mut fleet = Fleet::in_world(trial, options)?;
+        order_all(&mut fleet, |kind| {
+            kind.needs == Needs::Disks && !kind.name.ends_with("-errors")
         })
     });
 }

@@ -17,7 +17,10 @@ use anyhow::{Context, Result, ensure};
 use weir_chaos_tests::{
     Trial,
     process::{is_running, running_with},
-    rig::{self, Events, Link, Room, VolumeSpec, World},
+    rig::{
+        self, Backing, Events, Link, Room, VolumeSpec, World,
+        faultdisk::{self, Access, Failure, Keep, Slow},
+    },
     wait::until,
 };
 
@@ -254,6 +257,7 @@ fn a_volume_loses_what_was_not_synced_and_fills_and_rots() {
         let spec = VolumeSpec {
             bytes: 32 << 20,
             inodes: 512,
+            ..VolumeSpec::default()
         };
         let mut volume = world.volume("v", spec)?;
         let seen = volume.outside();
@@ -326,6 +330,137 @@ fn a_volume_loses_what_was_not_synced_and_fills_and_rots() {
     });
 }
 
+/// Writes a file and has it on disk, its name as well.
+fn write_synced(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::File::create(dir.join(name))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::File::open(dir)?.sync_all()
+}
+
+fn failing() -> VolumeSpec {
+    VolumeSpec {
+        bytes: 32 << 20,
+        backing: Backing::FaultDisk,
+        ..VolumeSpec::default()
+    }
+}
+
+/// Everything that a disk can be ordered to do, below a mounted file system.
+#[test]
+fn a_faultdisk_keeps_what_was_synced_and_fails_as_ordered() {
+    in_a_world("rig-faultdisk", |trial, world| {
+        if let Err(why) = faultdisk::available() {
+            trial.step(format!("skipped, no disk that fails: {why}"));
+            return Ok(());
+        }
+        let spec = VolumeSpec {
+            bytes: 32 << 20,
+            inodes: 512,
+            backing: Backing::FaultDisk,
+        };
+        let mut volume = world.volume("v", spec)?;
+        let seen = volume.outside();
+        let keeps = [Keep::Nothing, Keep::Some, Keep::Torn];
+        let (mut cut_bytes, mut kept_bytes) = (0, 0);
+        for (round, keep) in (0..9).zip(keeps.into_iter().cycle()) {
+            let (kept, lost) = (format!("kept{round}"), format!("lost{round}"));
+            write_synced(&seen, &kept, &[round; 100_000])?;
+            // In place, so that nothing but the data has to reach the disk.
+            let over = fs::File::options().write(true).open(seen.join(&kept))?;
+            fs::write(seen.join(&lost), vec![round; 300_000])?;
+            over.sync_data()?;
+            // Begins to write it, and flushes nothing.
+            volume.uncache(Path::new(&lost))?;
+            until("writes that are not synced", LIMIT, || {
+                Ok((volume.told()?.unsynced_bytes > 0).then_some(()))
+            })?;
+            let told = volume.cut_keeping(keep, round.into())?;
+            trial.step(format!("{keep:?}: {told:?}"));
+            cut_bytes += told.cut_bytes;
+            kept_bytes += told.kept_bytes;
+            ensure!(fs::write(seen.join("late"), "x").is_err(), "it runs on");
+            drop(over);
+            volume.unmount()?;
+            volume.mount()?;
+            let found = fs::read(seen.join(&kept))?;
+            ensure!(found == [round; 100_000], "a cut lost {kept}");
+            if keep == Keep::Nothing {
+                ensure!(told.kept_bytes == 0 && !seen.join(&lost).exists());
+            }
+            volume.unmount()?;
+            volume.check()?;
+            volume.mount()?;
+        }
+
+        let parts = 0 < kept_bytes && kept_bytes < cut_bytes;
+        ensure!(parts, "of {cut_bytes} bytes {kept_bytes} were kept");
+
+        trial.step("unreadable in one place");
+        let (bad, good) = (Path::new("kept0"), seen.join("kept1"));
+        let places = volume.extents(bad, false)?;
+        ensure!(!places.is_empty(), "the file is nowhere on the disk");
+        let failures: Vec<Failure> = places
+            .into_iter()
+            .map(|range| Failure {
+                access: Access::Read,
+                range,
+                times: None,
+            })
+            .collect();
+        volume.fail(&failures)?;
+        volume.uncache(bad)?;
+        let refused = fs::read(seen.join(bad)).unwrap_err();
+        ensure!(refused.raw_os_error() == Some(5), "{refused}");
+        ensure!(volume.told()?.refused > 0);
+        ensure!(fs::read(&good)?.len() == 100_000 && volume.is_well());
+        volume.lift()?;
+        ensure!(fs::read(seen.join(bad))? == [0; 100_000]);
+
+        trial.step("rotten below the file system");
+        volume.flip_on_disk(Path::new("kept1"), 70_000)?;
+        let found = fs::read(&good)?;
+        let odd: Vec<usize> = (0..found.len()).filter(|at| found[*at] != 1).collect();
+        ensure!(odd == [70_000], "{odd:?}");
+
+        trial.step("slow to sync");
+        volume.slow(Slow {
+            sync_ms: 200..201,
+            ..Slow::default()
+        })?;
+        let start = Instant::now();
+        write_synced(&seen, "slow", b"x")?;
+        ensure!(start.elapsed() >= Duration::from_millis(200));
+        volume.lift()?;
+
+        trial.step("a sync fails once, and what it lost stays lost");
+        write_synced(&seen, "over", &[1; 8192])?;
+        let over = fs::File::options().write(true).open(seen.join("over"))?;
+        volume.fail(&[Failure::everywhere(Access::Sync, Some(1))])?;
+        std::os::unix::fs::FileExt::write_all_at(&over, &[2; 8192], 0)?;
+        ensure!(over.sync_data().is_err(), "a failed flush is not told");
+        ensure!(!volume.is_well());
+        // As the kernel has it, this is fine; the disk knows better.
+        let again = over.sync_data();
+        trial.step(format!("the next sync: {again:?}"));
+        drop(over);
+        volume.lift()?;
+        volume.unmount()?;
+        volume.mend()?;
+        volume.mount()?;
+        ensure!(fs::read(seen.join("over"))? == [1; 8192]);
+
+        trial.step("no write succeeds");
+        volume.fail(&[Failure::everywhere(Access::Write, None)])?;
+        ensure!(write_synced(&seen, "never", b"x").is_err());
+        volume.lift()?;
+        volume.unmount()?;
+        volume.mend()?;
+        volume.mount()?;
+        Ok(write_synced(&seen, "again", b"x")?)
+    });
+}
+
 /// What this process holds of a world: its threads' namespaces, processes,
 /// loop devices and files.
 #[test]
@@ -335,6 +470,7 @@ fn a_world_leaves_nothing_behind() {
         let mut world = World::new(trial, 1, events)?;
         let room = world.add_room()?;
         let volume = world.volume("v", VolumeSpec::default())?;
+        let disk = faultdisk::available().map(|()| world.volume("d", failing()));
         let dir = world.dir().to_owned();
         let mut sleep = Command::new("sleep");
         sleep.arg("600");
@@ -344,11 +480,13 @@ fn a_world_leaves_nothing_behind() {
         let there = fs::read_link(format!("/proc/{pid}/ns/net"))?;
         ensure!(there != fs::read_link("/proc/self/ns/net")?);
         ensure!(!loops(&dir)?.is_empty(), "the volume is on no loop device");
+        ensure!(disks(&dir).len() == usize::from(disk.is_ok()));
         if let Ok(group) = world.limit_cpu(pid, 10) {
             ensure!(fs::read_to_string(group.join("cgroup.procs"))?.contains(&pid.to_string()));
         }
-        drop((process, volume, world));
+        drop((process, volume, disk, world));
         ensure!(!is_running(pid), "a process is left");
+        ensure!(disks(&dir).is_empty(), "a disk is left");
         ensure!(!dir.exists(), "{} is left", dir.display());
         until("loop devices to be free", LIMIT, || {
             Ok(loops(&dir)?.is_empty().then_some(()))
@@ -363,6 +501,7 @@ fn a_world_whose_process_is_killed_leaves_nothing_behind() {
     if let Some(dir) = std::env::var_os(CHILD) {
         in_a_world("rig-killed-child", move |trial, world| {
             let _volume = world.volume("v", VolumeSpec::default())?;
+            let _disk = faultdisk::available().map(|()| world.volume("d", failing()));
             let log = Path::new(&dir).join("sleep.log");
             let mut sleep = Command::new("sh");
             let script = "while :; do sleep 1; done";
@@ -421,6 +560,15 @@ fn a_world_whose_process_is_killed_leaves_nothing_behind() {
 }
 
 /// Loop devices with a file below `dir` behind them.
+/// Processes that are the disk of a volume in this folder, which they are in.
+fn disks(dir: &Path) -> Vec<String> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let works_there = |path: &Path| fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd == dir);
+    all.filter(|entry| works_there(&entry.path()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
 fn loops(dir: &Path) -> Result<Vec<String>> {
     let output = Command::new("losetup")
         .args(["-n", "-O", "BACK-FILE"])

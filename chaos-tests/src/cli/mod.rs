@@ -75,6 +75,9 @@ enum Command {
         /// The file.
         file: Option<PathBuf>,
     },
+    /// Be the disk of a volume; see `rig::faultdisk`.
+    #[command(hide = true)]
+    Disk { image: PathBuf, mount: PathBuf },
 }
 
 #[derive(Args)]
@@ -162,6 +165,7 @@ pub fn main() -> ExitCode {
         Command::Smoke(args) => smoke::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Replay { dir } => replay(&dir),
+        Command::Disk { image, mount } => rig::faultdisk::serve(&image, &mount).map(|()| true),
         Command::Ledger { file } => {
             let ledger = LedgerArgs { ledger: file };
             ledger
@@ -188,6 +192,16 @@ fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// Whether a run of it would be about what it says. Without the rig each would
+/// be the same run of kills and pauses.
+fn can_be_had(scenario: &Scenario) -> Result<bool> {
+    Ok(match scenario.needs()? {
+        Needs::Processes => true,
+        Needs::World | Needs::Clocks => rig::available().is_ok(),
+        Needs::Disks => rig::faultdisk::available().is_ok(),
+    })
+}
+
 fn fresh_seed() -> Result<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     // Short enough to be typed.
@@ -201,6 +215,7 @@ fn list() -> Result<bool> {
         let needs = match scenario.needs()? {
             Needs::Processes => "",
             Needs::World => " (networks and volumes)",
+            Needs::Disks => " (disks that fail)",
             Needs::Clocks => " (clocks)",
         };
         let Scenario { name, about, .. } = scenario;
@@ -208,6 +223,8 @@ fn list() -> Result<bool> {
     }
     if let Err(why) = rig {
         say(format!("networks and volumes cannot be had here: {why}"));
+    } else if let Err(why) = rig::faultdisk::available() {
+        say(format!("disks that fail cannot be had here: {why}"));
     }
     Ok(true)
 }

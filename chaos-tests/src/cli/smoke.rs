@@ -5,13 +5,11 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{
-    SmokeArgs, fresh_seed, minutes, say, tell,
+    SmokeArgs, can_be_had, fresh_seed, minutes, say, tell,
     workers::{Task, run_all},
 };
 use crate::{
-    Trial,
-    nemesis::Needs,
-    program, rig,
+    Trial, program, rig,
     run::{Report, Tally},
     scenario::{self, Scenario},
 };
@@ -77,8 +75,7 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
     let mut tasks = Vec::new();
     for name in names {
         let scenario = scenario::find(name)?;
-        // Without the rig each would be the same run of kills and pauses.
-        if rig.is_ok() || scenario.needs()? == Needs::Processes {
+        if can_be_had(scenario)? {
             tasks.push(Task {
                 scenario,
                 seed: args.seed,

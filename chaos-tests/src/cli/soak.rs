@@ -5,11 +5,10 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{
-    SoakArgs, fresh_seed, minutes, say, smoke, tell,
+    SoakArgs, can_be_had, fresh_seed, minutes, say, smoke, tell,
     workers::{Task, run_all},
 };
 use crate::{
-    nemesis::Needs,
     rig,
     run::Tally,
     scenario::{SCENARIOS, Scenario},
@@ -26,13 +25,14 @@ pub(super) fn run(args: &SoakArgs) -> Result<bool> {
         args.minutes
     ));
     smoke::prepare()?;
-    let has_rig = rig::available();
-    if let Err(why) = &has_rig {
+    if let Err(why) = rig::available() {
         say(format!("plain processes: {why}"));
+    } else if let Err(why) = rig::faultdisk::available() {
+        say(format!("no disks that fail: {why}"));
     }
     let mut fitting: Vec<&'static Scenario> = Vec::new();
     for scenario in SCENARIOS {
-        if has_rig.is_ok() || scenario.needs()? == Needs::Processes {
+        if can_be_had(scenario)? {
             fitting.push(scenario);
         }
     }

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{Cut, Fleet, clock};
-use crate::process::Process;
+use crate::{process::Process, rig::faultdisk::Keep};
 
 /// From SIGTERM until a node has ended by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
@@ -118,22 +118,30 @@ impl Fleet {
     }
 
     /// Cuts the power of these nodes in one instant: what they had not synced
-    /// is gone. They are not started again; their volumes are, and are whole.
-    pub fn power_cut(&mut self, numbers: &[usize]) -> Result<()> {
+    /// is gone, but for what `keep` and its seed leave of it on disks that can
+    /// do that. They are not started again; their volumes are, and are whole.
+    pub fn power_cut(&mut self, numbers: &[usize], keep: Option<(Keep, u64)>) -> Result<()> {
         let nodes: Vec<_> = numbers.iter().map(|one| &self.nodes[*one]).collect();
         let names: Vec<_> = nodes.iter().map(|node| &node.name).collect();
         let volumes = nodes.iter().map(|node| node.volume());
         let volumes = volumes.collect::<Result<Vec<_>>>()?;
         self.events.enter("power cut", json!({"nodes": names}));
-        let mut cuts = Vec::new();
+        let (mut cuts, mut told) = (Vec::new(), Vec::new());
         let ordered = Instant::now();
         for (node, volume) in numbers.iter().zip(volumes) {
-            volume.cut()?;
+            match keep {
+                None => volume.cut()?,
+                Some((keep, seed)) => told.push(volume.cut_keeping(keep, seed)?),
+            }
             cuts.push(Cut {
                 node: *node,
                 ordered,
                 done: Instant::now(),
             });
+        }
+        if !told.is_empty() {
+            let detail = json!({"keep": keep, "disks": told});
+            self.events.enter("torn", detail);
         }
         self.cuts.extend(cuts);
         for number in numbers {

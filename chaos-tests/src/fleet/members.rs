@@ -45,6 +45,13 @@ impl Fleet {
         Ok(())
     }
 
+    /// `weir scrub --now`: a node begins to read all its copies.
+    pub fn scrub(&self, number: usize) -> Result<()> {
+        let node = self.node(number);
+        let words = ["scrub", &node.name, "--now", "--node", &node.own_admin];
+        self.weir(number, &words, COMMAND_LIMIT).map(drop)
+    }
+
     /// `weir node drain`, and waits until the node holds nothing that others
     /// lack.
     pub fn drain(&mut self, number: usize) -> Result<()> {

@@ -3,6 +3,7 @@
 //! ```text
 //!  Fleet ── nodes by number, the order in which they were made; never reused
 //!    ├── life      init, join, start, kill, stop, pause, power cut, erase
+//!    ├── disks     disks that are slow or fail, below the volumes
 //!    ├── members   drain, remove, replace: the commands of an operator
 //!    ├── calls     status, leader, `weir` commands; waiting for conditions
 //!    ├── clock     wall clocks that step, each node its own
@@ -20,6 +21,7 @@
 
 mod calls;
 pub mod clock;
+mod disks;
 mod life;
 mod members;
 mod node;
@@ -39,7 +41,7 @@ pub use self::{node::Node, readings::Readings};
 use crate::{
     load::Nodes,
     program,
-    rig::{Events, Room, VolumeSpec, World, room::Inside},
+    rig::{Backing, Events, Room, VolumeSpec, World, room::Inside},
     trial::Trial,
 };
 
@@ -284,6 +286,11 @@ impl Fleet {
     /// Whether the fleet is in a world.
     pub fn has_world(&self) -> bool {
         self.world.is_some()
+    }
+
+    /// Whether its volumes are on disks that fail as ordered.
+    pub fn has_disks(&self) -> bool {
+        self.has_world() && self.options.volume.backing == Backing::FaultDisk
     }
 
     /// Exchanges the addresses of two nodes, as others see them.

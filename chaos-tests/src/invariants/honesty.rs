@@ -22,6 +22,26 @@ pub struct Broken {
     pub no_quorum: bool,
 }
 
+impl Broken {
+    /// These nodes do not run.
+    #[must_use]
+    pub fn down(names: &[String]) -> Broken {
+        Broken {
+            down: names.to_vec(),
+            ..Broken::default()
+        }
+    }
+
+    /// The volumes of these nodes are out of use.
+    #[must_use]
+    pub fn fenced(names: &[String]) -> Broken {
+        Broken {
+            fenced: names.to_vec(),
+            ..Broken::default()
+        }
+    }
+}
+
 /// Insists that a status names all of it.
 pub fn named(status: &Value, broken: &Broken) -> Result<()> {
     let weaker = texts(status, "weaker");
@@ -95,14 +115,8 @@ mod tests {
                 { "name": "n3", "state": "active", "volume": "write failed" },
             ],
         });
-        let down = |name: &str| Broken {
-            down: vec![name.into()],
-            ..Broken::default()
-        };
-        let fenced = |name: &str| Broken {
-            fenced: vec![name.into()],
-            ..Broken::default()
-        };
+        let down = |name: &str| Broken::down(&[name.into()]);
+        let fenced = |name: &str| Broken::fenced(&[name.into()]);
         let no_quorum = Broken {
             no_quorum: true,
             ..Broken::default()

@@ -6,6 +6,7 @@
 //!  complete       P7           what a visible ref needs is there, to the leaves
 //!  replicas       P2           as many copies as wanted, where they belong
 //!  availability   P4, P8       how long, and how often, nobody was served
+//!  pace           P1, P3       what one slow node costs all
 //!  bounds         P11          memory, files and threads of the nodes
 //!  convergence    P2, P9       the cluster says that it is whole again
 //!  honesty        P12          while something was broken, it was named
@@ -22,6 +23,7 @@ pub mod convergence;
 pub mod durable;
 pub mod honesty;
 pub mod logs;
+pub mod pace;
 pub mod replicas;
 
 use std::{
@@ -40,6 +42,7 @@ use crate::{
     load::{
         answer::Refusal,
         cas::{self, Answer, Node},
+        content::Name,
         meter::Meter,
     },
     wait::until,
@@ -132,6 +135,18 @@ fn wait_until_said(
         }
     }
     Ok(())
+}
+
+/// Which of these blobs the node at a URL says are present: from then on they
+/// are readable though one node is lost.
+pub fn present(url: &str, names: &[Name]) -> Result<Vec<Name>> {
+    runtime()?.block_on(async {
+        let node = node(0, url, Clock::start())?;
+        let missing = node.find_missing(names).await;
+        let missing = missing.map_err(|refusal| anyhow!("{url}: {refusal}"))?;
+        let is_there = |name: &&Name| !missing.contains(name);
+        Ok(names.iter().filter(is_there).copied().collect())
+    })
 }
 
 /// Whether the node at a URL answers clients now.

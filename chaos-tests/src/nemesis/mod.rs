@@ -17,6 +17,7 @@
 mod churn;
 mod clock;
 mod damage;
+mod disk_errors;
 mod disk_full;
 mod flap;
 mod kill;
@@ -31,6 +32,7 @@ mod removed_returns;
 mod replace;
 mod rot;
 mod script;
+mod slow_disk;
 mod starve;
 mod stop;
 mod target;
@@ -43,6 +45,7 @@ pub use self::{
     churn::Churn,
     clock::Clock,
     damage::{Damage, Part},
+    disk_errors::DiskErrors,
     disk_full::DiskFull,
     flap::Flap,
     kill::Kill,
@@ -57,13 +60,14 @@ pub use self::{
     replace::Replace,
     rot::Rot,
     script::{Order, Script, Step},
+    slow_disk::SlowDisk,
     starve::{Scarce, Starve},
     stop::Stop,
     target::Target,
     vanish::Vanish,
     zone_loss::ZoneLoss,
 };
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, rig::faultdisk::Access};
 
 /// Entered when a node had to be started again that should have come back by
 /// itself.
@@ -84,13 +88,15 @@ pub trait Fault: Send {
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()>;
 }
 
-/// What a fault needs of a fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a fault needs of a fleet, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// Processes alone.
     Processes,
     /// Networks and volumes.
     World,
+    /// Volumes on disks that fail as ordered.
+    Disks,
     /// Wall clocks that step.
     Clocks,
 }
@@ -114,6 +120,7 @@ impl Kind {
         match self.needs {
             Needs::Processes => true,
             Needs::World => fleet.has_world(),
+            Needs::Disks => fleet.has_disks(),
             Needs::Clocks => fleet.options().clocks,
         }
     }
@@ -149,7 +156,7 @@ const fn losing(name: &'static str, needs: Needs, make: fn(seed: u64) -> Box<dyn
     }
 }
 
-use Needs::{Clocks, Processes, World};
+use Needs::{Clocks, Disks, Processes, World};
 
 /// Every fault there is.
 #[rustfmt::skip]
@@ -164,6 +171,8 @@ pub static KINDS: &[Kind] = &[
     passing("power-cut", World, |seed| Box::new(PowerCut::new(seed, Target::Any))),
     passing("power-cut-leader", World, |seed| Box::new(PowerCut::new(seed, Target::Leader))),
     passing("power-cut-all", World, |seed| Box::new(PowerCut::new(seed, Target::All))),
+    passing("torn-cut", Disks, |seed| Box::new(PowerCut::torn(seed, Target::Any))),
+    passing("torn-cut-all", Disks, |seed| Box::new(PowerCut::torn(seed, Target::All))),
     passing("zone-loss", Processes, |seed| Box::new(ZoneLoss::new(seed))),
     passing("isolate", World, |seed| Box::new(Partition::new(seed, Shape::Isolate(Target::Any)))),
     passing("leader-alone", World, |seed| Box::new(Partition::new(seed, Shape::Isolate(Target::Leader)))),
@@ -186,6 +195,11 @@ pub static KINDS: &[Kind] = &[
     passing("inodes-full", World, |seed| Box::new(DiskFull::inodes(seed))),
     passing("read-only", World, |seed| Box::new(ReadOnly::new(seed))),
     passing("vanish", World, |seed| Box::new(Vanish::new(seed))),
+    passing("read-errors", Disks, |seed| Box::new(DiskErrors::new(seed, Access::Read))),
+    passing("write-errors", Disks, |seed| Box::new(DiskErrors::new(seed, Access::Write))),
+    passing("sync-errors", Disks, |seed| Box::new(DiskErrors::new(seed, Access::Sync))),
+    passing("slow-disk", Disks, |seed| Box::new(SlowDisk::new(seed, Target::Any))),
+    passing("slow-disk-leader", Disks, |seed| Box::new(SlowDisk::new(seed, Target::Leader))),
     losing("rot", World, |seed| Box::new(Rot::new(seed))),
     losing("damage-journal", World, |seed| Box::new(Damage::new(seed, Part::Journal))),
     losing("damage-tail", World, |seed| Box::new(Damage::new(seed, Part::Tail))),

@@ -9,7 +9,7 @@ use super::{Fault, Target};
 use crate::{fleet::Fleet, seeded::Words};
 
 /// Where blobs are, in a volume.
-const BLOBS: [&str; 2] = ["data/blobs/segments", "data/blobs/files"];
+pub(super) const BLOBS: [&str; 2] = ["data/blobs/segments", "data/blobs/files"];
 
 /// Places that rot in one step, and bytes of each at most.
 const PLACES: usize = 4;

@@ -26,7 +26,7 @@ impl Fault for ZoneLoss {
     fn inject(&mut self, fleet: &mut Fleet) -> Result<()> {
         self.victims = Target::Zone.pick(fleet, &mut self.words)?;
         if fleet.has_world() {
-            return fleet.power_cut(&self.victims);
+            return fleet.power_cut(&self.victims, None);
         }
         for number in &self.victims {
             fleet.kill(*number);

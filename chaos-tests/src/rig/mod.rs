@@ -7,7 +7,9 @@
 //!    ├── Switch ── the only wire between rooms: delay, jitter, loss,
 //!    │              duplicates, reordering, rate, cuts, for each direction
 //!    └── Volume ── an ext4 file system in a file: power cuts, full, read-only,
-//!                   gone, rotten, put back in an older state
+//!          │        gone, rotten, put back in an older state
+//!          └── FaultDisk ── where a scenario asks for it, a disk below: cuts that
+//!                            keep a part, errors by place, delays
 //! ```
 //!
 //! Promised: nothing of a run is seen outside of it, and nothing is left when
@@ -18,10 +20,11 @@
 //! Needed: root, `/dev/net/tun`, loop devices, `ip`, `mkfs.ext4`, `perl`.
 //! Where one of them is missing, [`available`] says which.
 //!
-//! Not promised: disks that keep a part of what was not flushed. A cut here
-//! loses all of it, which is the worst case but one.
+//! Not promised: that a cut without a [`faultdisk`] keeps a part of what was not
+//! flushed. It loses all of it.
 
 pub mod events;
+pub mod faultdisk;
 mod ioctl;
 mod reaper;
 pub mod room;
@@ -36,7 +39,7 @@ use anyhow::{Context, Result};
 pub use events::Events;
 pub use room::Room;
 pub use switch::{Link, Switch};
-pub use volume::{Volume, VolumeSpec};
+pub use volume::{Backing, Volume, VolumeSpec};
 pub use world::World;
 
 /// Whether worlds can be had on this machine, or in one line why not. Tried
@@ -62,6 +65,7 @@ fn try_it() -> Result<(), String> {
         let spec = VolumeSpec {
             bytes: 8 << 20,
             inodes: 128,
+            backing: Backing::File,
         };
         let mut volume = Volume::create(base, dir.path(), "probe", spec).context("no volume")?;
         volume.cut()?;

@@ -1,5 +1,6 @@
 //! A node's disk: an ext4 file system in a file, with what can happen to one.
 
+mod disk;
 mod files;
 
 use std::{
@@ -13,11 +14,26 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::{ioctl, room::Room};
+use super::{
+    faultdisk::{FaultDisk, Order},
+    ioctl,
+    room::Room,
+};
 use crate::wait::until;
 
 /// From the end of a process until the kernel lets go of its files.
 const RELEASE_LIMIT: Duration = Duration::from_secs(20);
+
+/// What lies between a file system and its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// Nothing.
+    #[default]
+    File,
+    /// A disk that fails as ordered, which costs speed: see
+    /// [`faultdisk`](super::faultdisk).
+    FaultDisk,
+}
 
 /// What a volume is made with.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +42,8 @@ pub struct VolumeSpec {
     pub bytes: u64,
     /// How many files it can have.
     pub inodes: u64,
+    /// What it lies on.
+    pub backing: Backing,
 }
 
 impl Default for VolumeSpec {
@@ -33,6 +51,7 @@ impl Default for VolumeSpec {
         VolumeSpec {
             bytes: 512 << 20,
             inodes: 16_384,
+            backing: Backing::File,
         }
     }
 }
@@ -44,8 +63,9 @@ pub struct Volume {
     image: PathBuf,
     mount: PathBuf,
     spec: VolumeSpec,
+    disk: Option<FaultDisk>,
     is_mounted: bool,
-    /// Read-only since an error; see [`Volume::read_only`].
+    /// Takes no writes since an error; see [`Volume::read_only`].
     is_aborted: Cell<bool>,
 }
 
@@ -59,10 +79,15 @@ impl Volume {
             image: dir.join(format!("{name}.image")),
             mount,
             spec,
+            disk: None,
             is_mounted: false,
             is_aborted: false.into(),
         };
         volume.format()?;
+        if spec.backing == Backing::FaultDisk {
+            let room = volume.room.clone();
+            volume.disk = Some(FaultDisk::start(room, dir, name)?);
+        }
         volume.mount()?;
         Ok(volume)
     }
@@ -85,7 +110,11 @@ impl Volume {
     /// Mounts it; recovery replays its journal.
     pub fn mount(&mut self) -> Result<()> {
         ensure!(!self.is_mounted, "{} is mounted", self.mount.display());
-        let words = ["-o", "loop,noatime", text(&self.image)?, text(&self.mount)?];
+        if let Some(disk) = &self.disk {
+            disk.order(&Order::Attach)?;
+        }
+        let device = self.device();
+        let words = ["-o", "loop,noatime", text(&device)?, text(&self.mount)?];
         self.room.command("mount", &words)?;
         self.is_mounted = true;
         Ok(())
@@ -104,7 +133,12 @@ impl Volume {
             .map_err(|error| anyhow!("{error}: {last:?}"))?;
             self.is_mounted = false;
         }
-        self.wait_released()
+        self.wait_released()?;
+        if let Some(disk) = &self.disk {
+            // Its image is what the tools below look at.
+            disk.order(&Order::Settle)?;
+        }
+        Ok(())
     }
 
     /// Stops the file system where it is: what was not synced is gone when it
@@ -214,12 +248,19 @@ impl Volume {
         Ok(())
     }
 
+    /// What the loop device is put on.
+    fn device(&self) -> PathBuf {
+        let disk = self.disk.as_ref();
+        disk.map_or_else(|| self.image.clone(), FaultDisk::file)
+    }
+
     fn wait_released(&self) -> Result<()> {
-        let image = text(&self.image)?;
-        until(format!("{image} to be let go of"), RELEASE_LIMIT, || {
+        let device = self.device();
+        let device = text(&device)?;
+        until(format!("{device} to be let go of"), RELEASE_LIMIT, || {
             let users = self
                 .room
-                .command("losetup", &["-n", "-O", "NAME", "-j", image])?;
+                .command("losetup", &["-n", "-O", "NAME", "-j", device])?;
             Ok(users.trim().is_empty().then_some(()))
         })
     }

@@ -23,7 +23,7 @@ use crate::{
     load::Nodes,
     nemesis::{self, Needs, Script, Step},
     oracle::doubt::Cut,
-    rig::{self, room::Inside},
+    rig::{self, Backing, room::Inside},
     scenario::Scenario,
     wait::until,
 };
@@ -46,14 +46,19 @@ const BOUNDS: bounds::Limits = bounds::Limits {
 const NAMED_LIMIT: Duration = Duration::from_secs(30);
 
 /// Faults after which a node is down, and nothing else is wrong.
-const DOWN: [&str; 6] = [
+const DOWN: [&str; 7] = [
     "kill",
     "kill-leader",
     "stop",
     "stop-leader",
     "power-cut",
     "power-cut-leader",
+    "torn-cut",
 ];
+
+/// Faults after which the volume of a node is out of use, and nothing else is
+/// wrong: it serves from the others.
+const FENCED: [&str; 2] = ["write-errors", "sync-errors"];
 
 /// Which run.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +115,12 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     {
         trial.step(format!("clocks are left alone: {why}"));
         options.clocks = false;
+    }
+    if options.volume.backing == Backing::FaultDisk
+        && let Err(why) = rig::faultdisk::available()
+    {
+        trial.step(format!("disks do not fail: {why}"));
+        options.volume.backing = Backing::File;
     }
     let fleet = match rig::available() {
         Ok(()) if !orders.loopback => Fleet::in_world(trial, options)?,
@@ -199,31 +210,39 @@ impl Ground for Staged {
     }
 }
 
-/// While nodes are down and nothing else is wrong, the others say so.
+/// While nodes are down, or their volumes out of use, and nothing else is
+/// wrong, those that serve say so.
 fn insist_named(fleet: &mut Fleet, step: &Step) -> Result<()> {
-    let is_down = |fault: &str| DOWN.contains(&fault);
-    if step.orders.is_empty() || !step.orders.iter().all(|order| is_down(&order.fault)) {
+    let all = |faults: &[&str]| {
+        let mut orders = step.orders.iter();
+        orders.all(|order| faults.contains(&&*order.fault))
+    };
+    let is_fenced = all(&FENCED);
+    if step.orders.is_empty() || !(is_fenced || all(&DOWN)) {
         return Ok(());
     }
     let healthy = fleet.healthy();
     let members = fleet.members();
-    let gone: Vec<usize> = members
+    let hurt: Vec<usize> = members
         .iter()
         .copied()
         .filter(|number| !healthy.contains(number))
         .collect();
     // Without a majority nobody is told anything.
-    if gone.is_empty() || healthy.len() * 2 <= members.len() {
+    if hurt.is_empty() || healthy.len() * 2 <= members.len() {
         return Ok(());
     }
-    let name = |number: &usize| fleet.node(*number).name.clone();
-    let broken = honesty::Broken {
-        down: gone.iter().map(name).collect(),
-        ..honesty::Broken::default()
+    let names: Vec<String> = hurt
+        .iter()
+        .map(|number| fleet.node(*number).name.clone())
+        .collect();
+    let (asked, broken) = match is_fenced {
+        true => (members, honesty::Broken::fenced(&names)),
+        false => (healthy, honesty::Broken::down(&names)),
     };
-    for number in healthy {
+    for number in asked {
         let mut last = anyhow!("it was not asked");
-        let what = format!("{} to name {:?}", name(&number), broken.down);
+        let what = format!("{} to name {names:?}", fleet.node(number).name);
         let named = until(what, NAMED_LIMIT, || {
             let told = fleet.status(number);
             match told.and_then(|status| honesty::named(&status, &broken)) {
@@ -236,6 +255,6 @@ fn insist_named(fleet: &mut Fleet, step: &Step) -> Result<()> {
         });
         ensure!(named.is_ok(), "honesty: {named:?}: {last:#}");
     }
-    fleet.events().enter("named", json!(broken.down));
+    fleet.events().enter("named", json!(names));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The course of a run on any ground.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, ops::Range, path::Path, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use serde_json::json;
@@ -14,8 +14,8 @@ use super::{
     work::{Kind, Part, Working},
 };
 use crate::{
-    history::{Clock, Operation},
-    invariants::{availability, complete, convergence, durable},
+    history::{Clock, Operation, Outcome},
+    invariants::{availability, complete, convergence, durable, pace},
     load::{
         ledger::{self, Entry},
         meter::{self, Rpc},
@@ -50,6 +50,9 @@ pub(super) struct Plot<'a> {
 struct Judged {
     parts: Vec<Part>,
     clock: Clock,
+    /// From the first call until the work ended, and of that the faults.
+    worked: Range<u64>,
+    faults: Range<u64>,
     /// The cluster has come back.
     is_whole: bool,
     /// See [`busy`].
@@ -85,10 +88,18 @@ pub(super) fn play(
     ground.note(WORK_BEGINS, json!({"seed": plot.work_seed}));
 
     // Whatever goes wrong on the way, what clients were told is judged.
+    let begin = clock.now();
+    let mut faults = 0..0;
     let outcome = working
         .go_on(plot.work, WARM_UP)
-        .and_then(|()| ground.trouble())
+        .and_then(|()| {
+            faults.start = clock.now();
+            let trouble = ground.trouble();
+            faults.end = clock.now();
+            trouble
+        })
         .and_then(|()| working.go_on(plot.work, AFTERWARDS));
+    let worked = begin..clock.now();
     let is_whole = outcome.is_ok();
     note(report, "the run", outcome);
     ground.note("work ends", json!({}));
@@ -101,6 +112,8 @@ pub(super) fn play(
     let judged = Judged {
         parts,
         clock,
+        worked,
+        faults,
         is_whole,
         slack,
     };
@@ -130,9 +143,12 @@ fn judge_all(
     let Judged {
         parts,
         clock,
+        worked,
+        faults,
         is_whole,
         slack,
     } = judged;
+    let mut ends = Vec::new();
     let doubt = Doubt::of(&ground.cuts(clock));
     let terms = Terms::new(plot.work.reads, plot.is_calm, doubt);
     let kinds = parts.iter().map(|part| part.kind).collect();
@@ -158,6 +174,8 @@ fn judge_all(
         report.acknowledged += entries.len() as u64;
         calls.merge(&done.report);
         let mut history = done.history;
+        let answered = history.iter().filter(|op| op.outcome == Outcome::Ok);
+        ends.extend(answered.map(|op| op.end));
         // A cluster that is not whole has promised none of this.
         if is_whole {
             match scan(ground, plot, &entries, clock, report) {
@@ -175,6 +193,10 @@ fn judge_all(
     }
     let limits = plot.limits.times(slack);
     note(report, "availability", available(&calls, limits));
+    if let Some(least) = limits.pace.filter(|_| is_whole) {
+        let kept = pace::check(&ends, &worked, &faults, least);
+        note(report, "pace", kept);
+    }
     Ok(pushes)
 }
 

@@ -60,6 +60,12 @@ const BLOBS: Work = Work {
     ..ALL
 };
 
+/// Some have files of their own.
+const LARGE: Work = Work {
+    blob_bytes: 4 << 20,
+    ..BLOBS
+};
+
 const ARTIFACTS: Work = Work {
     refs: 0.0,
     blobs: 0.0,
@@ -80,6 +86,7 @@ const fn limits(reads: u64, pushes: u64) -> Limits {
     Limits {
         reads: Some(Duration::from_secs(reads)),
         pushes: Some(Duration::from_secs(pushes)),
+        pace: None,
         settled: Duration::from_secs(90),
     }
 }
@@ -93,10 +100,17 @@ const LEADER: Limits = limits(6, 20);
 /// Nothing is gone.
 const NONE: Limits = limits(3, 6);
 
+/// Nothing is gone, and one node takes its time.
+const SLOW: Limits = Limits {
+    pace: Some(0.8),
+    ..limits(4, 8)
+};
+
 /// There may be no majority for as long as it lasts.
 const ANY: Limits = Limits {
     reads: None,
     pushes: None,
+    pace: None,
     settled: Duration::from_secs(120),
 };
 
@@ -189,6 +203,21 @@ pub static SCENARIOS: &[Scenario] = &[
         "all machines lose what they had not synced, in one instant"),
     scenario("cut-split-pause", &[9], (FIVE, REFS, ANY), turns!(2: ["power-cut", "isolate", "pause"] 2500),
         "a power cut, a partition and a pause at the same time"),
+
+    scenario("torn-cut", &[7], (THREE, ALL, ONE), turns!(2: ["torn-cut"] 1000),
+        "a machine loses some of what it had not synced, or of its blocks"),
+    scenario("torn-cut-all", &[7, 8], (THREE, ALL, ANY), turns!(2: ["torn-cut-all"] 500),
+        "all machines do, in one instant"),
+    scenario("read-errors", &[10], (THREE, LARGE, ONE), turns!(2: ["read-errors"] 3000),
+        "a disk cannot read some places where blobs are"),
+    scenario("write-errors", &[11], (THREE, ALL, ONE), turns!(2: ["write-errors"] 2000),
+        "a disk refuses all writes of a running node, for good or for a while"),
+    scenario("sync-errors", &[11], (THREE, ALL, ONE), turns!(2: ["sync-errors"] 2000),
+        "a disk loses what it was to flush, for good or for a while"),
+    scenario("slow-disk", &[16], (THREE, ALL, SLOW), turns!(1: ["slow-disk"] 8000),
+        "one node has a disk that flushes slowly"),
+    scenario("slow-disk-leader", &[16], (THREE, REFS, SLOW), turns!(1: ["slow-disk-leader"] 8000),
+        "whoever leads has a disk that flushes slowly"),
 
     scenario("rot", &[12], (THREE, BLOBS, ONE), turns!(2: ["rot"] 2000),
         "stored bytes change under running nodes"),

@@ -28,7 +28,7 @@ pub use self::{
 use crate::{
     fleet,
     nemesis::{self, Needs, Script},
-    rig::VolumeSpec,
+    rig::{Backing, VolumeSpec},
 };
 
 /// How refs are read, and so what judges them.
@@ -83,6 +83,9 @@ pub struct Limits {
     pub reads: Option<Duration>,
     /// The same of pushes of refs.
     pub pushes: Option<Duration>,
+    /// Least share of the answers in a second that there are without the faults;
+    /// `None` where faults may cost more.
+    pub pace: Option<f64>,
     /// From the end of the faults until every node says that all is whole.
     pub settled: Duration,
 }
@@ -94,6 +97,7 @@ impl Limits {
         Limits {
             reads: self.reads.map(|limit| limit.mul_f64(factor)),
             pushes: self.pushes.map(|limit| limit.mul_f64(factor)),
+            pace: self.pace.map(|share| share / factor),
             settled: self.settled.mul_f64(factor),
         }
     }
@@ -124,13 +128,16 @@ impl Scenario {
     pub fn needs(&self) -> Result<Needs> {
         let mut most = Needs::Processes;
         for name in self.plan.faults() {
-            most = match (most, nemesis::find(name)?.needs) {
-                (Needs::Clocks, _) | (_, Needs::Clocks) => Needs::Clocks,
-                (Needs::World, _) | (_, Needs::World) => Needs::World,
-                _ => Needs::Processes,
-            };
+            most = most.max(nemesis::find(name)?.needs);
         }
         Ok(most)
+    }
+
+    fn has_fault_with(&self, needs: Needs) -> Result<bool> {
+        let names = self.plan.faults();
+        let kinds = names.into_iter().map(nemesis::find);
+        let kinds = kinds.collect::<Result<Vec<_>>>()?;
+        Ok(kinds.iter().any(|kind| kind.needs == needs))
     }
 
     /// Whether nothing is done to the fleet.
@@ -156,7 +163,7 @@ impl Scenario {
         let mut options = fleet::Options {
             nodes,
             zones: (0..zones).map(|zone| format!("z{zone}")).collect(),
-            clocks: self.needs()? == Needs::Clocks,
+            clocks: self.has_fault_with(Needs::Clocks)?,
             seed,
             ..fleet::Options::default()
         };
@@ -164,6 +171,10 @@ impl Scenario {
             bytes: volume_bytes,
             ..VolumeSpec::default()
         };
+        // Slower than a file: only where it is asked for.
+        if self.has_fault_with(Needs::Disks)? {
+            options.volume.backing = Backing::FaultDisk;
+        }
         let settings = self.shape.settings.iter().copied().map(String::from);
         options.settings.extend(settings);
         let reads = format!("refs.reads={}", self.work.reads.name());
@@ -203,9 +214,10 @@ fn explains(fault: &'static str) -> Vec<&'static str> {
     // What peers still send to a node that ends finds nobody.
     const ENDING: &[&str] = &["raft stopped", "failed to receive from RaftCore"];
     let texts: &[&[&str]] = match fault {
-        "disk-full" | "inodes-full" | "read-only" | "vanish" | "power-cut" | "power-cut-leader"
+        "torn-cut" | "torn-cut-all" | "write-errors" | "sync-errors" | "disk-full"
+        | "inodes-full" | "read-only" | "vanish" | "power-cut" | "power-cut-leader"
         | "power-cut-all" | "zone-loss" | "starve-files" => &[FILES],
-        "rot" => &[FILES, DAMAGE],
+        "rot" | "read-errors" => &[FILES, DAMAGE],
         "damage-journal" | "damage-tail" | "damage-snapshot" | "damage-state" => {
             &[FILES, DAMAGE, IDENTITY, ENDING]
         }
@@ -266,12 +278,8 @@ mod tests {
             .collect();
         rows.sort_unstable();
         rows.dedup();
-        for row in (1..=15).chain(17..=29).chain([30, 31, 32, 35, 36, 37, 39]) {
-            // Torn writes need a disk that keeps a part of what was not flushed;
-            // errors of single reads and writes a disk that fails by range.
-            if ![7, 10, 11].contains(&row) {
-                assert!(rows.contains(&row), "row {row}");
-            }
+        for row in (1..=32).chain([35, 36, 37, 39]) {
+            assert!(rows.contains(&row), "row {row}");
         }
     }
 }
