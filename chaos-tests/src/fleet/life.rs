@@ -131,7 +131,11 @@ impl Fleet {
         for (node, volume) in numbers.iter().zip(volumes) {
             match keep {
                 None => volume.cut()?,
-                Some((keep, seed)) => told.push(volume.cut_keeping(keep, seed)?),
+                // Each disk by its own odds.
+                Some((keep, seed)) => {
+                    let seed = seed.wrapping_add(*node as u64);
+                    told.push(volume.cut_keeping(keep, seed)?);
+                }
             }
             cuts.push(Cut {
                 node: *node,
