@@ -9,6 +9,7 @@ use super::{
     workers::{Task, run_all},
 };
 use crate::{
+    builds,
     nemesis::Needs,
     rig,
     run::Tally,
@@ -30,8 +31,15 @@ pub(super) fn run(args: &SoakArgs) -> Result<bool> {
     if let Err(why) = &has_rig {
         say(format!("plain processes: {why}"));
     }
+    let builds = builds::available();
+    if let Err(why) = &builds {
+        say(format!("no real builds: {why:#}"));
+    }
     let mut fitting: Vec<&'static Scenario> = Vec::new();
     for scenario in SCENARIOS {
+        if scenario.work.builds && builds.is_err() {
+            continue;
+        }
         if has_rig.is_ok() || scenario.needs()? == Needs::Processes {
             fitting.push(scenario);
         }
