@@ -7,6 +7,7 @@
 //! counted.
 
 use std::{
+    fs,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
-    buildstream::{BuildStream, Deps, Machine, Project, Remotes},
+    buildstream::{BuildStream, Deps, Machine, Project, Release, Remotes},
     gate::Gate,
     tree::{self, Tree},
     trial::Trial,
@@ -32,6 +33,19 @@ const ELEMENTS: u32 = 3;
 /// only pulls: each build is pulled from each node in the end, which takes its
 /// time.
 const FREE_BUILDS: usize = 5;
+
+/// What pip may take.
+const INSTALL_LIMIT: Duration = Duration::from_secs(900);
+
+/// Installs BuildStream, or says what this machine lacks.
+pub fn available() -> Result<()> {
+    let install = |trial: &Trial| BuildStream::install(trial, Release::Two).map(drop);
+    Trial::attempt("buildstream", INSTALL_LIMIT, install).map_err(|(error, kept)| {
+        // There is nothing in it but what pip said.
+        let _ = fs::remove_dir_all(kept);
+        error
+    })
+}
 
 /// The loop, until it is finished or dropped.
 pub struct Builds {
@@ -47,6 +61,13 @@ struct Shared {
     done: Mutex<Done>,
 }
 
+/// What builds are made with.
+#[derive(Clone)]
+pub struct Builders {
+    pub trial: Trial,
+    pub bst: BuildStream,
+}
+
 /// What was built and pushed.
 #[derive(Default)]
 pub struct Done {
@@ -54,6 +75,28 @@ pub struct Done {
     pub trees: Vec<Tree>,
     /// Pulls that found nothing.
     pub missed: usize,
+}
+
+impl Done {
+    /// Pulls each build from one of the nodes, in turn, on a machine that has
+    /// nothing, and compares it byte for byte.
+    pub fn pull_in_turn(
+        &self,
+        builders: &Builders,
+        project: &Project,
+        urls: &[String],
+    ) -> Result<()> {
+        for (variant, expected) in self.trees.iter().enumerate() {
+            let url = &urls[variant % urls.len()];
+            let name = format!("last-{variant}");
+            let remotes = Remotes::artifacts(url);
+            let machine = Machine::new(&builders.trial, &builders.bst, &name, &remotes)?;
+            project.change_to(variant as u64)?;
+            machine.pull(project, "app.bst", Deps::None)?;
+            tree::same(expected, &machine.checkout(project, "app.bst")?)?;
+        }
+        Ok(())
+    }
 }
 
 impl Builds {

@@ -25,6 +25,7 @@
 //!
 //! Not promised: timing. No test here asserts how long anything took.
 
+pub mod balancer;
 pub mod builds;
 pub mod buildstream;
 pub mod cli;

@@ -8,7 +8,11 @@ use std::{
     io::{self, Write},
     panic,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -49,6 +53,8 @@ struct Shared {
     last: Mutex<(String, Instant)>,
     /// Process groups that this trial started and has not yet reaped.
     groups: Mutex<BTreeSet<i32>>,
+    /// The directory stays whatever comes of it.
+    keeps: AtomicBool,
 }
 
 impl Trial {
@@ -93,6 +99,7 @@ impl Trial {
                 start: Instant::now(),
                 last: Mutex::new(("start".into(), Instant::now())),
                 groups: Mutex::default(),
+                keeps: AtomicBool::new(false),
             }),
         };
         let outcome = trial.watch(limit, body);
@@ -102,6 +109,9 @@ impl Trial {
             return Err((error, dir.keep()));
         }
         trial.step("done");
+        if trial.shared.keeps.load(Ordering::Relaxed) {
+            let _ = dir.keep();
+        }
         Ok(())
     }
 
@@ -152,6 +162,11 @@ impl Trial {
         // A closed stderr is no reason to fail a test.
         let _ = writeln!(io::stderr(), "[{at:6.1}s] {}: {text}", self.shared.name);
         *lock(&self.shared.last) = (text, Instant::now());
+    }
+
+    /// Keeps the directory, also when the trial succeeds.
+    pub fn keep(&self) {
+        self.shared.keeps.store(true, Ordering::Relaxed);
     }
 
     /// The trial's own directory.
@@ -284,11 +299,17 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_that_succeeds_removes_its_directory() {
+    fn a_trial_that_succeeds_removes_its_directory_unless_it_is_to_be_kept() {
         let (tell, told) = mpsc::channel();
         Trial::run("trial-of-success", Duration::from_secs(60), move |trial| {
             Ok(tell.send(trial.dir().to_owned())?)
         });
         assert!(!told.recv().unwrap().exists());
+        let (tell, told) = mpsc::channel();
+        Trial::run("trial-of-success", Duration::from_secs(60), move |trial| {
+            trial.keep();
+            Ok(tell.send(trial.dir().to_owned())?)
+        });
+        fs::remove_dir(told.recv().unwrap()).unwrap();
     }
 }

@@ -159,7 +159,7 @@ fn blobs_are_what_clients_were_told() {
             ensure!(done.counts.contains_key(what), "nothing was {what}");
         }
         insist(trial, &cluster, &options, done, |history| {
-            blobs::check(history, true)
+            blobs::check(history, true, None)
         })?;
         at_the_end(trial, &cluster)
     });
@@ -199,7 +199,7 @@ fn what_is_called_present_is_readable() {
         let done = finish(trial, load)?;
         finish(trial, other)?;
         insist(trial, &cluster, &options, done, |history| {
-            blobs::check(history, true)
+            blobs::check(history, true, None)
         })?;
         at_the_end(trial, &cluster)
     });
@@ -254,7 +254,7 @@ fn a_node_dies_under_all_workloads_and_nothing_said_becomes_untrue() {
             available::check,
         )?;
         insist(trial, &cluster, &blobs_options, blob, |history| {
-            blobs::check(history, false)
+            blobs::check(history, false, None)
         })?;
         at_the_end(trial, &cluster)
     });

@@ -4,6 +4,12 @@ use std::path::Path;
 
 use super::install::Release;
 
+/// How patient BuildStream 2 is with a server: a node that goes, and an election,
+/// cost it a few seconds and no build. Times in seconds, the delay, which
+/// doubles, in milliseconds.
+const CONNECTION: &str = "    connection-config:\n      keepalive-time: 5\n      retry-limit: 8\n      \
+                          retry-delay: 250\n      request-timeout: 30\n";
+
 /// Which services of a remote BuildStream 2 uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -106,7 +112,7 @@ fn section(name: &str, remotes: &[Remote]) -> String {
             Part::Storage => "storage",
         };
         text += &format!(
-            "  - url: {}\n    type: {part}\n    push: true\n",
+            "  - url: {}\n    type: {part}\n    push: true\n{CONNECTION}",
             remote.url
         );
     }

@@ -96,6 +96,9 @@ struct RunArgs {
     /// Where a run on a target keeps its histories.
     #[arg(long, value_name = "DIR", requires = "target")]
     keep: Option<PathBuf>,
+    /// Keep the folder of the run also when nothing was found.
+    #[arg(long, conflicts_with = "target")]
+    keep_always: bool,
     /// Plain processes on loopback, whatever this machine has.
     #[arg(long)]
     loopback: bool,
@@ -241,6 +244,7 @@ fn run_one(args: &RunArgs) -> Result<bool> {
             scenario,
             seed,
             loopback: args.loopback,
+            keep: args.keep_always,
         })?,
         Some(file) => {
             let target = Target::load(file)?;
@@ -260,14 +264,13 @@ fn run_one(args: &RunArgs) -> Result<bool> {
 /// What came of a run, for people.
 fn tell(report: &Report) {
     say(report);
-    if report.has_passed() {
-        return;
-    }
     let _ = write!(io::stdout(), "{}", report.first_problems(LISTED));
     if let Some(kept) = &report.kept {
         say(format!("  everything is kept in {}", kept.display()));
     }
-    say(format!("  again: {}", report.reproduce()));
+    if !report.has_passed() {
+        say(format!("  again: {}", report.reproduce()));
+    }
 }
 
 fn replay(dir: &std::path::Path) -> Result<bool> {

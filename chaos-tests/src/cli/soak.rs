@@ -9,6 +9,7 @@ use super::{
     workers::{Task, run_all},
 };
 use crate::{
+    builds,
     rig,
     run::Tally,
     scenario::{SCENARIOS, Scenario},
@@ -30,8 +31,15 @@ pub(super) fn run(args: &SoakArgs) -> Result<bool> {
     } else if let Err(why) = rig::faultdisk::available() {
         say(format!("no disks that fail: {why}"));
     }
+    let builds = builds::available();
+    if let Err(why) = &builds {
+        say(format!("no real builds: {why:#}"));
+    }
     let mut fitting: Vec<&'static Scenario> = Vec::new();
     for scenario in SCENARIOS {
+        if scenario.work.builds && builds.is_err() {
+            continue;
+        }
         if can_be_had(scenario)? {
             fitting.push(scenario);
         }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 /// Lines that an error lists.
 const LISTED: usize = 8;
@@ -58,6 +58,19 @@ pub fn check(dir: &Path, explained: &[&str]) -> Result<usize> {
     Ok(logs.len())
 }
 
+/// Insists that each of these texts is in one of the `*.log` below a folder:
+/// what a run was about has happened.
+pub fn shown(dir: &Path, texts: &[&str]) -> Result<()> {
+    let mut left: Vec<&str> = texts.to_vec();
+    for log in below(dir, DEPTH) {
+        let bytes = fs::read(log)?;
+        let text = String::from_utf8_lossy(&bytes);
+        left.retain(|wanted| !text.contains(wanted));
+    }
+    ensure!(left.is_empty(), "no log says {left:?}: it did not happen");
+    Ok(())
+}
+
 fn below(dir: &Path, depth: usize) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -101,6 +114,8 @@ thread 'main' panicked at node/src/main.rs:1:1:
         fs::write(dir.path().join("n1/weir.log"), "fine\n").unwrap();
         fs::write(dir.path().join("n1/other"), LOG).unwrap();
         assert_eq!(check(dir.path(), &[]).unwrap(), 1);
+        assert!(shown(dir.path(), &["fine"]).is_ok());
+        assert!(shown(dir.path(), &["fine", "only a word"]).is_err());
         fs::write(dir.path().join("n1/weir.log"), LOG).unwrap();
         let error = check(dir.path(), &[]).unwrap_err().to_string();
         assert!(

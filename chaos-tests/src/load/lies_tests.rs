@@ -64,7 +64,7 @@ fn check(lie: Lie, says: &str, run: impl Fn(u64) -> Option<String>) {
 #[test]
 fn honest_nodes_are_not_accused() {
     for lie in [Lie::None, Lie::Unsure] {
-        let exact = |history: &[Operation]| blobs::check(history, lie == Lie::None);
+        let exact = |history: &[Operation]| blobs::check(history, lie == Lie::None, None);
         let artifacts = Artifacts { keys: 5, pulls: 50 };
         for found in [
             found(lie, 1, Refs::new(5, 50), 300, linear::check),
@@ -118,7 +118,7 @@ fn lies_about_blobs_are_noticed() {
         (Lie::AllPresent, "present"),
         (Lie::KeepsCuts, "other bytes"),
     ] {
-        let judge = |history: &[Operation]| blobs::check(history, true);
+        let judge = |history: &[Operation]| blobs::check(history, true, None);
         // Cuts of several messages: a single one may not arrive at all.
         let max_bytes = match lie {
             Lie::KeepsCuts => 3_000_000,
@@ -137,7 +137,7 @@ fn lies_about_presence_are_noticed() {
         (Lie::Forgets, "said to be absent"),
         (Lie::WrongByte, "other bytes"),
     ] {
-        let judge = |history: &[Operation]| blobs::check(history, true);
+        let judge = |history: &[Operation]| blobs::check(history, true, None);
         check(lie, says, |seed| {
             found(lie, seed, Presence::new(50, None), 2_000, judge)
         });

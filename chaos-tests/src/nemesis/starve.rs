@@ -9,8 +9,10 @@ use serde_json::json;
 use super::{Fault, Target};
 use crate::{fleet::Fleet, seeded::Words};
 
-/// Files that a node may open beyond those that it has open.
-const FILES_SPARE: u64 = 4;
+/// The share of its open files up to which a node may open others: one divided
+/// by this. It keeps what it has, and opens something only where one of the
+/// first was closed.
+const FILES_PART: u64 = 2;
 
 /// Share of one processor.
 const CPU_PERCENT: u32 = 10;
@@ -61,7 +63,7 @@ impl Fault for Starve {
                 group: fleet.world()?.limit_cpu(pid, CPU_PERCENT)?,
             },
             Scarce::Files => {
-                let files = fleet.readings(victim)?.files + FILES_SPARE;
+                let files = fleet.readings(victim)?.files / FILES_PART;
                 let limit = Rlimit {
                     current: Some(files),
                     // Once lowered, not everybody may raise it again.

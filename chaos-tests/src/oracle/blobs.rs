@@ -9,7 +9,7 @@
 //! the same bytes by many clients are all the same. Between an upload of
 //! unknown outcome and its repetition a blob may come and go: some owners have
 //! it, and no more is promised. After an acknowledgement it may not, for as
-//! long as its lease lasts, which no test outlives.
+//! long as its lease lasts.
 
 use super::{Verdict, Violation, per_key};
 use crate::history::{ABSENT, Kind, Operation, Outcome};
@@ -18,33 +18,39 @@ const LOST: &str = "a blob is said to be absent after it was acknowledged or cal
 const INVENTED: &str = "a blob was found that nobody had begun to upload";
 
 /// Judges a history of blobs. `undisturbed` says that all nodes were up and
-/// nothing moved.
+/// nothing moved; `lease` for how many microseconds a promise holds, if not for
+/// the whole history.
 #[must_use]
-pub fn check(history: &[Operation], undisturbed: bool) -> Verdict {
+pub fn check(history: &[Operation], undisturbed: bool, lease: Option<u64>) -> Verdict {
     let mut verdict = Verdict::default();
     per_key(history, |_, operations| {
         verdict.keys += 1;
         verdict.operations += operations.len();
         verdict
             .violations
-            .extend(lost(operations, undisturbed).or_else(|| invented(operations)));
+            .extend(lost(operations, undisturbed, lease).or_else(|| invented(operations)));
     });
     verdict
 }
 
-fn lost(operations: &[Operation], undisturbed: bool) -> Option<Violation> {
-    let promise = operations
-        .iter()
-        .filter(|op| op.outcome == Outcome::Ok && promises(op))
-        .min_by_key(|op| op.end)?;
+fn lost(operations: &[Operation], undisturbed: bool, lease: Option<u64>) -> Option<Violation> {
     let absent = |op: &&Operation| {
         op.outcome == Outcome::Ok
             && (op.kind == Kind::Read || undisturbed && op.kind == Kind::Ask)
             && op.value == ABSENT
-            && promise.before(op)
     };
-    let lost = operations.iter().find(absent)?;
-    Some(violated(LOST, *lost, vec![*promise]))
+    operations.iter().filter(absent).find_map(|lost| {
+        // A lease begins at the latest when the call did that promised it, on
+        // the clock of whoever grants it.
+        let holds = |op: &&Operation| {
+            op.outcome == Outcome::Ok
+                && promises(op)
+                && op.before(lost)
+                && lease.is_none_or(|lease| lost.end <= op.start.saturating_add(lease))
+        };
+        let promise = operations.iter().filter(holds).min_by_key(|op| op.end)?;
+        Some(violated(LOST, *lost, vec![*promise]))
+    })
 }
 
 /// Whether an answer promises that the blob is there from now on. Reading it
@@ -87,7 +93,7 @@ mod tests {
     use crate::oracle::simulated::{ask, hit, miss, write};
 
     fn check(history: &[Operation], rule: Option<&str>) {
-        let verdict = super::check(history, true);
+        let verdict = super::check(history, true, None);
         let found = verdict.violations.first().map(|found| found.rule);
         assert_eq!(found, rule, "{verdict:?}");
     }
@@ -114,8 +120,17 @@ mod tests {
     #[test]
     fn missing_means_upload_again_while_something_is_down() {
         let history = [write(1, 0, 9), ask(0, 10, 19), hit(1, 20, 29)];
-        assert!(super::check(&history, false).insist().is_ok());
+        assert!(super::check(&history, false, None).insist().is_ok());
         check(&history, Some(LOST));
+    }
+
+    #[test]
+    fn a_promise_ends_with_its_lease_and_the_next_begins_anew() {
+        let lost = |history: &[Operation]| super::check(history, true, Some(50)).insist().is_err();
+        assert!(lost(&[write(1, 0, 9), miss(40, 50)]));
+        assert!(!lost(&[write(1, 0, 9), miss(40, 51)]));
+        assert!(lost(&[write(1, 0, 9), ask(1, 30, 39), miss(71, 80)]));
+        assert!(!lost(&[write(1, 0, 9), hit(1, 30, 39), miss(71, 80)]));
     }
 
     #[test]

@@ -12,11 +12,14 @@ use serde_json::{Value, json};
 use super::{
     events::Done,
     ground::Ground,
-    play::{Plot, conclusion, note, play},
+    play::{Plot, busy, conclusion, note, play},
     report::Report,
+    steps::{self, Look},
 };
 use crate::{
     Trial,
+    builds::{self, Builders},
+    buildstream::{BuildStream, Release},
     fleet::{Fleet, clock},
     history,
     invariants::{bounds, honesty, logs},
@@ -24,7 +27,7 @@ use crate::{
     nemesis::{self, Needs, Script, Step},
     oracle::doubt::Cut,
     rig::{self, Backing, room::Inside},
-    scenario::Scenario,
+    scenario::{Limits, Scenario},
     wait::until,
 };
 
@@ -67,12 +70,17 @@ pub struct Orders {
     pub seed: u64,
     /// Plain processes, whatever this machine has.
     pub loopback: bool,
+    /// The folder stays, also when nothing was found.
+    pub keep: bool,
 }
 
 /// Runs a scenario. What it found is in the report; an error means that there
 /// was no run.
 pub fn run(orders: Orders) -> Result<Report> {
     let Orders { scenario, seed, .. } = orders;
+    if scenario.work.builds {
+        builds::available()?;
+    }
     let report = Arc::new(Mutex::new(Report {
         scenario: scenario.name.into(),
         seed,
@@ -81,6 +89,10 @@ pub fn run(orders: Orders) -> Result<Report> {
     let shared = report.clone();
     let start = Instant::now();
     let outcome = Trial::attempt(scenario.name, LIMIT, move |trial| {
+        if orders.keep {
+            trial.keep();
+            lock(&shared).kept = Some(trial.dir().to_owned());
+        }
         let mut own = lock(&shared).clone();
         let played = stage(trial, orders, &mut own);
         note(&mut own, "the run", played);
@@ -122,6 +134,13 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         trial.step(format!("disks do not fail: {why}"));
         options.volume.backing = Backing::File;
     }
+    let builders = match scenario.work.builds {
+        true => Some(Builders {
+            trial: trial.clone(),
+            bst: BuildStream::install(trial, Release::Two)?,
+        }),
+        false => None,
+    };
     let fleet = match rig::available() {
         Ok(()) if !orders.loopback => Fleet::in_world(trial, options)?,
         found => {
@@ -130,10 +149,15 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
             Fleet::on_loopback(trial, options)?
         }
     };
+    let ground_is_real = fleet.has_world();
     let script = scenario.script(seed, |name| can_be_had(name, &fleet))?;
     let text = serde_json::to_string_pretty(&script)?;
     fs::write(trial.dir().join("script.json"), text)?;
-    let mut ground = Staged { fleet, script };
+    let mut ground = Staged {
+        fleet,
+        script,
+        limits: scenario.limits,
+    };
     let watch = bounds::Watch::start(WATCH_EVERY, ground.fleet.pids())?;
     let plot = Plot {
         name: scenario.name,
@@ -142,12 +166,18 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         work: scenario.work,
         limits: scenario.limits,
         is_calm: scenario.is_calm(),
+        lease: scenario.lease(),
+        builders,
     };
     let pushes = play(&mut ground, &plot, trial.dir(), report)?;
     note(report, "bounds", bounds::check(&watch.finish(), BOUNDS));
     drop(ground);
     let logs = logs::check(trial.dir(), &scenario.explained());
     note(report, "logs", logs.map(drop));
+    if ground_is_real {
+        let shown = logs::shown(trial.dir(), scenario.shown_by);
+        note(report, "what it is about", shown);
+    }
     let done = Done::read(&trial.dir().join("events.jsonl"))?;
     report.failovers_ms = done.failovers(&pushes);
     report.faults = done.faults;
@@ -168,6 +198,7 @@ fn can_be_had(name: &str, fleet: &Fleet) -> bool {
 struct Staged {
     fleet: Fleet,
     script: Script,
+    limits: Limits,
 }
 
 impl Ground for Staged {
@@ -205,8 +236,13 @@ impl Ground for Staged {
     }
 
     fn trouble(&mut self) -> Result<()> {
+        let limits = self.limits.times(busy());
+        let mut last = Look::take(&self.fleet)?;
         self.script
-            .run_watched(&mut self.fleet, insist_named, |_, _| Ok(()))
+            .run_watched(&mut self.fleet, insist_named, |fleet, step| {
+                last = steps::judge(fleet, step, &last, limits)?;
+                Ok(())
+            })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which judge a history has.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::work::Kind;
@@ -18,14 +20,24 @@ pub(super) struct Terms {
     pub(super) undisturbed: bool,
     /// What is no evidence.
     pub(super) doubt: Doubt,
+    /// Microseconds for which a promise of a blob holds; for good if there are
+    /// none.
+    #[serde(default)]
+    pub(super) lease: Option<u64>,
 }
 
 impl Terms {
-    pub(super) fn new(reads: Reads, undisturbed: bool, doubt: Doubt) -> Terms {
+    pub(super) fn new(
+        reads: Reads,
+        undisturbed: bool,
+        doubt: Doubt,
+        lease: Option<Duration>,
+    ) -> Terms {
         Terms {
             linearizable: reads == Reads::Linearizable,
             undisturbed,
             doubt,
+            lease: lease.map(|lease| lease.as_micros() as u64),
         }
     }
 }
@@ -36,6 +48,6 @@ pub(super) fn judge(kind: Kind, terms: &Terms, history: &[Operation]) -> Verdict
     match kind {
         Kind::Refs | Kind::Artifacts if terms.linearizable => linear::check(history),
         Kind::Refs | Kind::Artifacts => available::check(history),
-        Kind::Blobs | Kind::Presence => blobs::check(history, terms.undisturbed),
+        Kind::Blobs | Kind::Presence => blobs::check(history, terms.undisturbed, terms.lease),
     }
 }

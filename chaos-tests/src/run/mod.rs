@@ -23,6 +23,7 @@ mod judge;
 mod play;
 mod record;
 mod report;
+mod steps;
 mod tally;
 pub mod target;
 mod work;

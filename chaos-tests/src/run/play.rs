@@ -2,7 +2,7 @@
 
 use std::{fs, ops::Range, path::Path, thread, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::json;
 
 use super::{
@@ -11,9 +11,10 @@ use super::{
     judge::{Terms, judge},
     record::{self, Record},
     report::Report,
-    work::{Kind, Part, Working},
+    work::{Built, Kind, Part, Working},
 };
 use crate::{
+    builds::Builders,
     history::{Clock, Operation, Outcome},
     invariants::{availability, complete, convergence, durable, pace},
     load::{
@@ -26,6 +27,9 @@ use crate::{
 
 /// How long "not now" is asked again by the full scan.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Leases that end sooner may do so during the full scan.
+const SCAN: Duration = Duration::from_secs(30);
 
 /// Parts are read of one blob in so many.
 const PARTS_EVERY: usize = 4;
@@ -44,6 +48,10 @@ pub(super) struct Plot<'a> {
     pub(super) work: Work,
     pub(super) limits: Limits,
     pub(super) is_calm: bool,
+    /// For work that has builds.
+    pub(super) builders: Option<Builders>,
+    /// How long what was promised is kept, where that is less than a run lasts.
+    pub(super) lease: Option<Duration>,
 }
 
 /// What there is to judge when the work has ended.
@@ -62,7 +70,7 @@ struct Judged {
 /// How many processes want each processor of this machine, at least 1. Limits
 /// of time are multiplied by it: where other work takes the processors, a gap
 /// says little about the cluster.
-fn busy() -> f64 {
+pub(super) fn busy() -> f64 {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let wanting = load
         .split_whitespace()
@@ -82,7 +90,13 @@ pub(super) fn play(
 ) -> Result<Vec<Operation>> {
     let begun = busy();
     let inside = ground.enter()?;
-    let working = Working::start(plot.work, ground.clients(), plot.work_seed, dir)?;
+    let working = Working::start(
+        plot.work,
+        ground.clients(),
+        plot.work_seed,
+        dir,
+        plot.builders.as_ref(),
+    )?;
     drop(inside);
     let clock = working.clock;
     ground.note(WORK_BEGINS, json!({"seed": plot.work_seed}));
@@ -103,11 +117,14 @@ pub(super) fn play(
     let is_whole = outcome.is_ok();
     note(report, "the run", outcome);
     ground.note("work ends", json!({}));
-    let parts = working.finish()?;
+    let (parts, built) = working.finish()?;
     let slack = begun.max(busy());
     ground.note("limits of time are wider by", json!(slack));
     if is_whole {
         settle(ground, plot.limits.times(slack), report);
+    }
+    if let Some(built) = built {
+        note(report, "builds", pull_builds(ground, plot, built, is_whole));
     }
     let judged = Judged {
         parts,
@@ -118,6 +135,18 @@ pub(super) fn play(
         slack,
     };
     judge_all(ground, plot, judged, dir, report)
+}
+
+/// Insists that no build failed, and that each is found afterwards.
+fn pull_builds(ground: &dyn Ground, plot: &Plot<'_>, built: Built, is_whole: bool) -> Result<()> {
+    let (project, done) = built?;
+    let counts = json!({"built": done.trees.len(), "pulls that found nothing": done.missed});
+    ground.note("builds", counts);
+    if let Some(builders) = plot.builders.as_ref().filter(|_| is_whole) {
+        let _inside = ground.enter()?;
+        done.pull_in_turn(builders, &project, &ground.urls())?;
+    }
+    Ok(())
 }
 
 fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) {
@@ -150,7 +179,7 @@ fn judge_all(
     } = judged;
     let mut ends = Vec::new();
     let doubt = Doubt::of(&ground.cuts(clock));
-    let terms = Terms::new(plot.work.reads, plot.is_calm, doubt);
+    let terms = Terms::new(plot.work.reads, plot.is_calm, doubt, plot.lease);
     let kinds = parts.iter().map(|part| part.kind).collect();
     Record {
         scenario: plot.name.into(),
@@ -166,6 +195,10 @@ fn judge_all(
         note(report, name, done.insist());
         let mut entries = done.ledger.entries();
         entries.retain(|entry| !terms.doubt.covers(entry.at));
+        if let Some(lease) = plot.lease {
+            let end = clock.now() + SCAN.as_micros() as u64;
+            entries.retain(|entry| entry.at + lease.as_micros() as u64 > end);
+        }
         let counts = json!({
             "load": name, "operations": done.history.len(), "acknowledged": entries.len(),
             "counts": done.counts, "calls": done.report.summary().to_string(),
@@ -237,6 +270,15 @@ fn available(calls: &meter::Report, limits: Limits) -> Result<()> {
             least_calls: 1,
         })
     };
+    if let Some(longest) = limits.slowest_push
+        && let Some(row) = calls.over_all(Rpc::PushBlob)
+    {
+        let slowest = Duration::from_micros(row.latency(1.0));
+        ensure!(
+            slowest <= longest,
+            "a push took {slowest:?}, {longest:?} is the limit"
+        );
+    }
     let all = [
         (Rpc::Read, limits.reads),
         (Rpc::BatchRead, limits.reads),

@@ -107,6 +107,7 @@ mod tests {
                         linearizable,
                         undisturbed: true,
                         doubt: Doubt::default(),
+                        lease: None,
                     },
                     kinds: kinds.to_vec(),
                 };

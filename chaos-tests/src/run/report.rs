@@ -26,7 +26,7 @@ pub struct Report {
     pub failovers_ms: Vec<u64>,
     /// What must not have been; empty if the run passed.
     pub problems: Vec<String>,
-    /// The folder of a run that did not pass.
+    /// The folder of a run that did not pass, or that was ordered to be kept.
     pub kept: Option<PathBuf>,
 }
 

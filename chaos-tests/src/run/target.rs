@@ -142,6 +142,8 @@ impl Target {
             work,
             limits,
             is_calm: self.faults.is_empty(),
+            lease: None,
+            builders: None,
         };
         let played = play(&mut ground, &plot, dir, &mut report);
         let done = Done::read(&dir.join("events.jsonl"))?;

@@ -2,10 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    balancer::Balancer,
+    builds::{self, Builders, Builds},
+    buildstream::{Project, Release, SourceKind},
+    gate::Gate,
     history::Clock,
     load::{Artifacts, Blobs, Done, Ledger, Load, Nodes, Options, Presence, Refs},
     scenario::Work,
@@ -29,6 +33,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Until a workload has done a few operations more.
 const REACH_LIMIT: Duration = Duration::from_secs(60);
+
+/// A build, on a machine that has other things to do.
+const BUILD_LIMIT: Duration = Duration::from_secs(240);
 
 /// What a workload is about, and so what judges it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,8 +61,13 @@ impl Kind {
 /// The workloads while they run.
 pub(super) struct Working {
     loads: Vec<(Kind, Load)>,
+    /// Dropped in this order: the builds need the balancer.
+    builds: Option<(Builds, Balancer)>,
     pub(super) clock: Clock,
 }
+
+/// What was built, or why a build failed.
+pub(super) type Built = Result<(Project, builds::Done)>;
 
 /// What one of them left behind.
 pub(super) struct Part {
@@ -66,7 +78,15 @@ pub(super) struct Part {
 impl Working {
     /// Starts them, on threads that are where this one is. What they are told
     /// for good is also written to files in `dir`.
-    pub(super) fn start(work: Work, nodes: Nodes, seed: u64, dir: &Path) -> Result<Working> {
+    ///
+    /// `builders` are needed for work that has builds.
+    pub(super) fn start(
+        work: Work,
+        nodes: Nodes,
+        seed: u64,
+        dir: &Path,
+        builders: Option<&Builders>,
+    ) -> Result<Working> {
         let mut words = Words::new(seed);
         let clock = Clock::start();
         let mut options = |kind: Kind, per_second| -> Result<Options> {
@@ -106,7 +126,15 @@ impl Working {
             loads.push((Kind::Presence, Load::start(presence, options)?));
         }
         ensure!(!loads.is_empty(), "no work");
-        Ok(Working { loads, clock })
+        let builds = work
+            .builds
+            .then(|| start_builds(builders, nodes.clone(), seed))
+            .transpose()?;
+        Ok(Working {
+            loads,
+            builds,
+            clock,
+        })
     }
 
     /// Waits until each has done about as much more as it does in so many
@@ -123,15 +151,36 @@ impl Working {
             let more = (rate * seconds / 3.0).ceil() as usize;
             load.reach(load.tools().history.len() + more, REACH_LIMIT)?;
         }
+        if let Some((builds, _)) = &self.builds {
+            builds.more(1, BUILD_LIMIT)?;
+        }
         Ok(())
     }
 
     /// Ends them after the rounds that are under way.
-    pub(super) fn finish(self) -> Result<Vec<Part>> {
+    pub(super) fn finish(self) -> Result<(Vec<Part>, Option<Built>)> {
+        let built = self.builds.map(|(builds, balancer)| {
+            let built = builds.finish();
+            drop(balancer);
+            built
+        });
         let parts = self.loads.into_iter().map(|(kind, load)| {
             let done = load.finish()?;
             Ok(Part { kind, done })
         });
-        parts.collect()
+        Ok((parts.collect::<Result<_>>()?, built))
     }
+}
+
+fn start_builds(
+    builders: Option<&Builders>,
+    nodes: Nodes,
+    seed: u64,
+) -> Result<(Builds, Balancer)> {
+    let Builders { trial, bst } = builders.context("real builds need a fleet of their own")?;
+    let balancer = Balancer::start(nodes)?;
+    let dir = trial.dir().join("project");
+    let project = Project::write(trial, &dir, Release::Two, SourceKind::Local, seed)?;
+    let gate = Gate::new([balancer.url.clone()]);
+    Ok((Builds::start(trial, bst, project, gate)?, balancer))
 }

@@ -17,6 +17,7 @@ const fn shape(nodes: usize, zones: usize) -> Shape {
         volume_bytes: 256 << 20,
         settings: &[],
         cluster: &[],
+        lease: None,
     }
 }
 
@@ -29,9 +30,13 @@ const SNAPSHOTS: Shape = Shape {
     ..THREE
 };
 
-/// Volumes that a run can fill.
+/// Stores that a run can fill, and leases that it outlasts.
 const SMALL: Shape = Shape {
-    volume_bytes: 64 << 20,
+    settings: &[
+        "store.capacity_bytes=33554432",
+        "log.filter=info,openraft=error,openraft::raft::api::management=off,weir_node::store=debug",
+    ],
+    lease: Some(60),
     ..FIVE
 };
 
@@ -41,6 +46,7 @@ const ALL: Work = Work {
     blob_bytes: 256 << 10,
     artifacts: 6.0,
     presence: 4.0,
+    builds: false,
     reads: Reads::Available,
 };
 
@@ -73,11 +79,23 @@ const ARTIFACTS: Work = Work {
     ..ALL
 };
 
+const BUILDS: Work = Work {
+    artifacts: 2.0,
+    builds: true,
+    ..ARTIFACTS
+};
+
+/// Blobs that each have a file of their own.
+const LARGE: Work = Work {
+    blob_bytes: 3 << 20,
+    ..ALL
+};
+
+/// New contents all the time, most of which nobody reads again.
 const FILLING: Work = Work {
-    blobs: 25.0,
-    blob_bytes: 1 << 20,
     refs: 10.0,
-    artifacts: 4.0,
+    blobs: 3.0,
+    artifacts: 25.0,
     presence: 0.0,
     ..ALL
 };
@@ -88,6 +106,8 @@ const fn limits(reads: u64, pushes: u64) -> Limits {
         pushes: Some(Duration::from_secs(pushes)),
         pace: None,
         settled: Duration::from_secs(90),
+        elections: None,
+        slowest_push: None,
     }
 }
 
@@ -112,6 +132,8 @@ const ANY: Limits = Limits {
     pushes: None,
     pace: None,
     settled: Duration::from_secs(120),
+    elections: None,
+    slowest_push: None,
 };
 
 macro_rules! turns {
@@ -138,6 +160,7 @@ const fn scenario(
         work,
         plan,
         limits,
+        shown_by: &[],
     }
 }
 
@@ -184,7 +207,7 @@ pub static SCENARIOS: &[Scenario] = &[
         "whoever leads is killed; refs are read as of one machine"),
     scenario("kill-leader-available", &[2], (THREE, ALL, LEADER), turns!(2: ["kill-leader"] 1000),
         "whoever leads is killed, under all workloads"),
-    scenario("stop-leader", &[3], (THREE, REFS, ONE), turns!(2: ["stop-leader"] 1000),
+    scenario("stop-leader", &[3], (THREE, REFS, ONE.slowest_push(Duration::from_secs(1))), turns!(2: ["stop-leader"] 1000),
         "whoever leads is told to end, and hands over"),
     scenario("stop-any", &[3], (THREE, ALL, ONE), turns!(2: ["stop"] 1000),
         "one node after the other is told to end"),
@@ -192,7 +215,7 @@ pub static SCENARIOS: &[Scenario] = &[
         "nodes do nothing for a while and know nothing of it"),
     scenario("pause-leader", &[4], (THREE, REFS, limits(12, 20)), turns!(2: ["pause-leader"] 2500),
         "a leader that slept must not answer from its past"),
-    scenario("flapping", &[5], (THREE, REFS, limits(12, 20)), turns!(1: ["flap"] 6000),
+    scenario("flapping", &[5], (THREE, REFS, limits(12, 20).elections(2)), turns!(1: ["flap"] 6000),
         "a node is there every other moment"),
 
     scenario("power-cut", &[6], (THREE, ALL, ONE), turns!(2: ["power-cut"] 1000),
@@ -228,9 +251,11 @@ pub static SCENARIOS: &[Scenario] = &[
     scenario("damaged-snapshot", &[12], (SNAPSHOTS, REFS, LEADER), turns!(1: ["damage-snapshot"] 1000),
         "bytes of the newest snapshot change"),
     scenario("snapshots", &[30], (SNAPSHOTS, REFS, ANY), turns!(2: ["kill"] 4000, ["kill-leader"] 4000),
-        "nodes that were away are sent snapshots, and die while they get them"),
-    scenario("damaged-state", &[12], (THREE, ALL, LEADER), turns!(1: ["damage-state"] 1000),
-        "applied state changes on disk, and is made anew"),
+        "nodes that were away are sent snapshots")
+        .shown_by(&["took over a snapshot of the leader"]),
+    scenario("damaged-state", &[12], (SNAPSHOTS, ALL, LEADER), turns!(2: ["damage-state"] 1000),
+        "applied state changes on disk, and is made anew")
+        .shown_by(&["applied state is restored from a snapshot"]),
     scenario("volume-gone", &[13], (THREE, BLOBS, ONE), turns!(2: ["vanish"] 2000),
         "a volume is taken away under a running node"),
     scenario("disk-full", &[14], (THREE, BLOBS, ONE), turns!(2: ["disk-full"] 2500),
@@ -248,9 +273,9 @@ pub static SCENARIOS: &[Scenario] = &[
         "two nodes and three do not hear each other"),
     scenario("zone-away", &[17], (FIVE, ALL, ANY), turns!(2: ["zone-away"] 3000),
         "a zone is cut off"),
-    scenario("one-way", &[18, 23], (FIVE, REFS, ANY), turns!(1: ["deaf"] 2000, ["mute"] 2000),
+    scenario("one-way", &[18, 23], (FIVE, REFS, ANY.elections(3)), turns!(1: ["deaf"] 2000, ["mute"] 2000),
         "a node hears nobody, then nobody hears it"),
-    scenario("one-way-leader", &[18], (FIVE, REFS, ANY), turns!(1: ["deaf-leader"] 2500, ["mute-leader"] 2500),
+    scenario("one-way-leader", &[18], (FIVE, REFS, ANY.elections(3)), turns!(1: ["deaf-leader"] 2500, ["mute-leader"] 2500),
         "whoever leads hears nobody, then nobody hears it"),
     scenario("ring", &[19], (FIVE, REFS, ANY), turns!(1: ["ring"] 5000),
         "each node hears another majority"),
@@ -281,23 +306,30 @@ pub static SCENARIOS: &[Scenario] = &[
     scenario("replace", &[27], (THREE, ALL, ONE), turns!(1: ["replace"] 1500),
         "a disk is lost; a new node of the same name takes its place"),
     scenario("removed-returns", &[28], (FIVE, REFS, LEADER), turns!(1: ["removed-returns"] 2000),
-        "a removed node comes back with all it had, and is refused"),
+        "a removed node comes back with all it had, and is refused")
+        .shown_by(&["this node may not take part in the cluster"]),
     scenario("old-image", &[29], (FIVE, REFS, LEADER), turns!(1: ["old-image"] 3000),
-        "a volume is put back as it was, and is not believed"),
+        "a volume is put back as it was, and is not believed")
+        .shown_by(&["this node may not take part in the cluster"]),
     scenario("zone-loss", &[32], (FIVE, ALL, ANY), turns!(1: ["zone-loss"] 2500),
         "all machines of a zone lose power"),
     scenario("zone-loss-twice", &[32], (shape(6, 3), ALL, ANY), turns!(2: ["zone-loss"] 2500),
         "one zone loses power, and when all is well again another"),
 
-    scenario("few-files", &[35], (THREE, ALL, ANY), turns!(2: ["starve-files"] 2000),
+    scenario("few-files", &[35], (THREE, LARGE, ANY), turns!(2: ["starve-files"] 4000),
         "a node may open no more files"),
     scenario("little-cpu", &[35], (THREE, ALL, ANY), turns!(1: ["starve-cpu"] 4000),
         "a node gets a tenth of a processor"),
-    scenario("full-and-fewer", &[37], (SMALL, FILLING, ANY), turns!(1: ["kill", "stop"] 4000),
-        "stores fill up and evict while two nodes are down"),
+    scenario("full-and-fewer", &[37], (SMALL, FILLING, ANY), turns!(1: ["kill", "stop"] 70_000),
+        "stores fill up and evict while two nodes are down")
+        .shown_by(&["evicted blobs"]),
 
     scenario("build-farm", &[1, 6, 17], (FIVE, ARTIFACTS, ANY), turns!(1: ["kill"] 1500, ["power-cut"] 1500, ["isolate"] 1500),
         "artifacts are pushed and pulled through kills, cuts and partitions"),
+    scenario("builds", &[1, 2, 17], (THREE, BUILDS, ANY), turns!(1: ["kill"] 8000, ["isolate"] 8000, ["kill-leader"] 8000),
+        "real builds, none of which may fail, while nodes are killed and cut off"),
+    scenario("builds-power", &[6], (THREE, BUILDS, ANY), turns!(1: ["power-cut"] 8000, ["power-cut-leader"] 8000),
+        "real builds, none of which may fail, while machines lose power"),
     scenario("mixed-two", &[39], (FIVE, ALL, ANY), Drawn { faults: PASSING, steps: 3, at_once: 2, hold_ms: 3000 },
         "up to two faults at a time, drawn"),
     scenario("mixed-three", &[39], (FIVE, ALL, ANY), Drawn { faults: PASSING, steps: 4, at_once: 3, hold_ms: 5000 },

@@ -62,6 +62,8 @@ pub struct Shape {
     pub settings: &'static [&'static str],
     /// Settings of the cluster, as `name=value`.
     pub cluster: &'static [&'static str],
+    /// Seconds for which blobs are leased, where that is less than the usual.
+    pub lease: Option<u64>,
 }
 
 /// What clients do: rounds in a second, 0 for none of that kind.
@@ -72,6 +74,9 @@ pub struct Work {
     pub blob_bytes: u64,
     pub artifacts: f64,
     pub presence: f64,
+    /// Whether BuildStream builds, pushes and pulls all the while, through a
+    /// balancer in front of the nodes.
+    pub builds: bool,
     pub reads: Reads,
 }
 
@@ -88,6 +93,10 @@ pub struct Limits {
     pub pace: Option<f64>,
     /// From the end of the faults until every node says that all is whole.
     pub settled: Duration,
+    /// Most elections in one step of the faults.
+    pub elections: Option<u64>,
+    /// The slowest push of a ref that was answered.
+    pub slowest_push: Option<Duration>,
 }
 
 impl Limits {
@@ -99,6 +108,28 @@ impl Limits {
             pushes: self.pushes.map(|limit| limit.mul_f64(factor)),
             pace: self.pace.map(|share| share / factor),
             settled: self.settled.mul_f64(factor),
+            elections: self
+                .elections
+                .map(|most| (most as f64 * factor).ceil() as u64),
+            slowest_push: self.slowest_push.map(|limit| limit.mul_f64(factor)),
+        }
+    }
+
+    /// With so many elections in one step at most.
+    #[must_use]
+    pub const fn elections(self, most: u64) -> Limits {
+        Limits {
+            elections: Some(most),
+            ..self
+        }
+    }
+
+    /// With no push that was answered later.
+    #[must_use]
+    pub const fn slowest_push(self, longest: Duration) -> Limits {
+        Limits {
+            slowest_push: Some(longest),
+            ..self
         }
     }
 }
@@ -115,6 +146,8 @@ pub struct Scenario {
     pub work: Work,
     pub plan: Plan,
     pub limits: Limits,
+    /// Texts in logs without which what it is about did not happen.
+    pub shown_by: &'static [&'static str],
 }
 
 /// The scenario of this name.
@@ -124,6 +157,21 @@ pub fn find(name: &str) -> Result<&'static Scenario> {
 }
 
 impl Scenario {
+    /// The same, which happened only if logs have these texts.
+    #[must_use]
+    pub const fn shown_by(self, texts: &'static [&'static str]) -> Scenario {
+        Scenario {
+            shown_by: texts,
+            ..self
+        }
+    }
+
+    /// How long what was promised is kept, where a run may outlast it.
+    #[must_use]
+    pub fn lease(&self) -> Option<Duration> {
+        self.shape.lease.map(Duration::from_secs)
+    }
+
     /// What its faults need together, the most demanding of it.
     pub fn needs(&self) -> Result<Needs> {
         let mut most = Needs::Processes;
@@ -179,6 +227,10 @@ impl Scenario {
         options.settings.extend(settings);
         let reads = format!("refs.reads={}", self.work.reads.name());
         options.cluster.push(reads);
+        let lease = self.shape.lease;
+        options
+            .cluster
+            .extend(lease.map(|seconds| format!("lease={seconds}s")));
         let cluster = self.shape.cluster.iter().copied().map(String::from);
         options.cluster.extend(cluster);
         Ok(options)
