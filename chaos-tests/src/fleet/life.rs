@@ -125,19 +125,17 @@ impl Fleet {
         let volumes = nodes.iter().map(|node| node.volume());
         let volumes = volumes.collect::<Result<Vec<_>>>()?;
         self.events.enter("power cut", json!({"nodes": names}));
-        let mut cuts = Vec::new();
         let ordered = Instant::now();
-        for (node, volume) in numbers.iter().zip(volumes) {
+        for volume in volumes {
             volume.cut()?;
-            cuts.push(Cut {
-                node: *node,
+        }
+        for number in numbers {
+            self.kill(*number);
+            self.cuts.push(Cut {
+                node: *number,
                 ordered,
                 done: Instant::now(),
             });
-        }
-        self.cuts.extend(cuts);
-        for number in numbers {
-            self.kill(*number);
         }
         for number in numbers {
             let volume = self.nodes[*number].volume_mut()?;
