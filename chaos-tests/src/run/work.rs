@@ -22,7 +22,7 @@ const FETCHES: usize = 60;
 const DIGESTS: usize = 200;
 
 /// Clients of each workload.
-const CLIENTS: u32 = 6;
+const CLIENTS: u32 = 8;
 
 /// The longest call: longer than refs wait for an election.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
