@@ -64,7 +64,7 @@ struct Judged {
 /// How many processes want each processor of this machine, at least 1. Limits
 /// of time are multiplied by it: where other work takes the processors, a gap
 /// says little about the cluster.
-fn busy() -> f64 {
+pub(super) fn busy() -> f64 {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let wanting = load
         .split_whitespace()

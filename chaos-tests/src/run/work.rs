@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::play::busy;
 use crate::{
     history::Clock,
     load::{Artifacts, Blobs, Done, Ledger, Load, Nodes, Options, Presence, Refs},
@@ -27,7 +28,7 @@ const CLIENTS: u32 = 8;
 /// The longest call: longer than refs wait for an election.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Until a workload has done a few operations more.
+/// Until a workload has done a few operations more, on a machine with time.
 const REACH_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a workload is about, and so what judges it.
@@ -121,7 +122,8 @@ impl Working {
             };
             // Rounds that end without a history are at most every third.
             let more = (rate * seconds / 3.0).ceil() as usize;
-            load.reach(load.tools().history.len() + more, REACH_LIMIT)?;
+            let limit = REACH_LIMIT.mul_f64(busy());
+            load.reach(load.tools().history.len() + more, limit)?;
         }
         Ok(())
     }
