@@ -88,23 +88,6 @@ fn a_fleet_survives_kill_pause_cut_and_partition() {
     });
 }
 
-/// The same fleet where nothing but processes can be had.
-#[test]
-fn a_fleet_on_loopback_survives_kill_and_pause() {
-    Trial::run("fleet-loopback", LIMIT, |trial| {
-        let mut fleet = Fleet::on_loopback(trial, three())?;
-        let leader = fleet.wait_leader()?;
-        fleet.kill(leader);
-        until("another leader", STEP_LIMIT, || {
-            Ok(fleet.leader()?.filter(|next| *next != leader))
-        })?;
-        fleet.start_node(leader)?;
-        fleet.wait_all_serving()?;
-        ensure!(fleet.world().is_err() && fleet.power_cut(&[0], None).is_err());
-        Ok(())
-    });
-}
-
 /// A node whose clock is days off serves on, and its log tells the time.
 #[test]
 fn clocks_step_under_a_running_node() {

@@ -1,46 +1,26 @@
 //! Every fault can be ordered by its name, happens, and is healed: the members
-//! serve again, all of them.
+//! serve again, all of them. Here are those that no scenario of `chaos smoke`
+//! orders, so that each happens once where all tests are run.
 //!
-//! What must hold of the data meanwhile is said elsewhere, by those who put
-//! work on the fleet.
+//! What must hold of the data meanwhile is said by the scenarios.
 
 use std::{
     io::{self, Write},
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use weir_chaos_tests::{
     Trial,
     fleet::{Fleet, Options, clock},
-    nemesis::{KINDS, Kind, Needs, Script},
+    nemesis::{KINDS, Script},
     rig::{self, Backing, faultdisk},
+    scenario::{self, SMOKE},
 };
 
 const LIMIT: Duration = Duration::from_secs(900);
 const HOLD: Duration = Duration::from_secs(1);
 const SEED: u64 = 11;
-
-/// Orders every fault of these kinds on one fleet, one after the other. Their
-/// names may be narrowed by `WEIR_FAULTS`, with commas between them.
-fn order_all(fleet: &mut Fleet, fits: impl Fn(&Kind) -> bool) -> Result<()> {
-    let wanted = std::env::var("WEIR_FAULTS").unwrap_or_default();
-    let is_wanted = |name| wanted.is_empty() || wanted.split(',').any(|one| one == name);
-    for kind in KINDS
-        .iter()
-        .filter(|kind| fits(kind) && is_wanted(kind.name))
-    {
-        Script::just(kind.name, SEED, HOLD).run(fleet, |_, _| Ok(()))?;
-    }
-    Ok(())
-}
-
-fn without(name: &str, what: Result<(), String>) -> bool {
-    if let Err(why) = &what {
-        let _ = writeln!(io::stderr(), "{name}: skipped: {why}");
-    }
-    what.is_err()
-}
 
 fn three() -> Options {
     Options {
@@ -49,87 +29,70 @@ fn three() -> Options {
     }
 }
 
+fn order(fleet: &mut Fleet, fault: &str) -> Result<()> {
+    Script::just(fault, SEED, HOLD).run(fleet, |_, _| Ok(()))
+}
+
+/// Where networks and volumes cannot be had, nodes are killed and paused.
 #[test]
-fn faults_of_processes_happen_and_heal_on_loopback() {
-    Trial::run("nemesis-processes", LIMIT, |trial| {
+fn faults_happen_and_heal_on_loopback() {
+    Trial::run("nemesis-loopback", LIMIT, |trial| {
         let mut fleet = Fleet::on_loopback(trial, three())?;
-        order_all(&mut fleet, |kind| {
-            kind.needs == Needs::Processes && !kind.loses_copies
-        })
+        for fault in ["kill-leader", "pause"] {
+            order(&mut fleet, fault)?;
+        }
+        ensure!(fleet.world().is_err() && fleet.power_cut(&[0], None).is_err());
+        Ok(())
     });
 }
 
+/// One fleet suffers all of them. Their names may be narrowed by
+/// `WEIR_FAULTS`, with commas between them.
 #[test]
-fn faults_of_networks_and_disks_happen_and_heal() {
-    if without("nemesis-world", rig::available()) {
+fn faults_of_no_other_test_happen_and_heal() {
+    if let Err(why) = rig::available() {
+        let _ = writeln!(io::stderr(), "nemesis-world: skipped: {why}");
         return;
     }
-    Trial::run("nemesis-world", LIMIT, |trial| {
-        let mut fleet = Fleet::in_world(trial, three())?;
-        order_all(&mut fleet, |kind| {
-            kind.needs == Needs::World && !kind.loses_copies
-        })
-    });
-}
-
-/// But for errors, which only a node with work meets: they are scenarios.
-#[test]
-fn faults_of_disks_happen_and_heal() {
-    if without("nemesis-disks", faultdisk::available()) {
-        return;
+    let clocks = clock::available();
+    if let Err(why) = &clocks {
+        let _ = writeln!(io::stderr(), "nemesis-world: clocks are left alone: {why}");
     }
-    Trial::run("nemesis-disks", LIMIT, |trial| {
-        let mut options = three();
-        options.volume.backing = Backing::FaultDisk;
-        let mut fleet = Fleet::in_world(trial, options)?;
-        order_all(&mut fleet, |kind| {
-            kind.needs == Needs::Disks && !kind.name.ends_with("-errors")
-        })
-    });
-}
-
-#[test]
-fn faults_of_clocks_happen_and_heal() {
-    if without(
-        "nemesis-clocks",
-        rig::available().and_then(|()| clock::available()),
-    ) {
-        return;
+    let disks = faultdisk::available();
+    if let Err(why) = &disks {
+        let _ = writeln!(io::stderr(), "nemesis-world: disks do not fail: {why}");
     }
-    Trial::run("nemesis-clocks", LIMIT, |trial| {
-        let options = Options {
-            clocks: true,
+    Trial::run("nemesis-world", LIMIT, move |trial| {
+        let wanted = std::env::var("WEIR_FAULTS").unwrap_or_default();
+        let is_wanted = |name| match wanted.as_str() {
+            "" => !is_ordered_elsewhere(name),
+            some => some.split(',').any(|one| one == name),
+        };
+        let mut options = Options {
+            clocks: clocks.is_ok(),
             ..three()
         };
+        if disks.is_ok() {
+            options.volume.backing = Backing::FaultDisk;
+        }
         let mut fleet = Fleet::in_world(trial, options)?;
-        order_all(&mut fleet, |kind| kind.needs == Needs::Clocks)
-    });
-}
-
-/// After each of them every blob is where it belongs again.
-#[test]
-fn faults_that_lose_copies_happen_and_are_made_up_for() {
-    if without("nemesis-losing", rig::available()) {
-        return;
-    }
-    Trial::run("nemesis-losing", LIMIT, |trial| {
-        let mut fleet = Fleet::in_world(trial, three())?;
-        order_all(&mut fleet, |kind| kind.loses_copies)
-    });
-}
-
-/// Two at once, drawn: faults get along with each other.
-#[test]
-fn faults_can_be_combined() {
-    if without("nemesis-mixed", rig::available()) {
-        return;
-    }
-    Trial::run("nemesis-mixed", LIMIT, |trial| {
-        let mut fleet = Fleet::in_world(trial, three())?;
-        let passing = KINDS
+        let kinds = KINDS
             .iter()
-            .filter(|kind| kind.fits(&fleet) && !kind.loses_copies);
-        let names: Vec<_> = passing.map(|kind| kind.name).collect();
-        Script::draw(SEED, 6, 3, HOLD, &names)?.run(&mut fleet, |_, _| Ok(()))
+            .filter(|kind| kind.fits(&fleet) && is_wanted(kind.name));
+        let names: Vec<_> = kinds.map(|kind| kind.name).collect();
+        ensure!(!names.is_empty(), "no faults");
+        for name in names {
+            order(&mut fleet, name)?;
+        }
+        Ok(())
     });
+}
+
+fn is_ordered_elsewhere(fault: &str) -> bool {
+    // Errors of a disk are met only by a node with work.
+    fault.ends_with("-errors")
+        || SMOKE.iter().any(|name| {
+            let scenario = scenario::find(name).expect("it is one of them");
+            scenario.plan.faults().contains(&fault)
+        })
 }

@@ -14,39 +14,6 @@ use crate::{
     scenario::{self, Scenario},
 };
 
-/// Short scenarios of every kind; the first are the most telling.
-const SELECTION: &[&str] = &[
-    "calm",
-    "kill-leader",
-    "kill-any",
-    "isolate",
-    "power-cut-all",
-    "rot",
-    "replace",
-    "churn",
-    "pause-leader",
-    "leader-alone",
-    "calm-linearizable",
-    "bad-clients",
-    "kill-leader-available",
-    "stop-leader",
-    "stop-any",
-    "pause-any",
-    "flapping",
-    "power-cut",
-    "power-cut-leader",
-    "volume-gone",
-    "inodes-full",
-    "read-only",
-    "ring",
-    "bridge",
-    "clients-away",
-    "latency",
-    "disorder",
-    "wrong-addresses",
-    "clock-steps",
-];
-
 /// The scenario that is run with a fresh seed.
 const FRESH: &str = "mixed-two";
 
@@ -68,7 +35,7 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
     let ledger = args.ledger.file()?;
     prepare()?;
     let names: Vec<&str> = match args.only.as_slice() {
-        [] => SELECTION.to_vec(),
+        [] => scenario::SMOKE.to_vec(),
         only => only.iter().map(String::as_str).collect(),
     };
     let rig = rig::available();

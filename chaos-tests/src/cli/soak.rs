@@ -9,8 +9,7 @@ use super::{
     workers::{Task, run_all},
 };
 use crate::{
-    builds,
-    rig,
+    builds, rig,
     run::Tally,
     scenario::{SCENARIOS, Scenario},
     seeded::Words,

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
@@ -85,10 +85,14 @@ fn attempt(Task { scenario, seed }: Task, ledger: &Path) -> Result<Report> {
         .stderr(log)
         .spawn()?;
     let status = wait(child)?;
-    Report::load(&report).with_context(|| {
+    let report = Report::load(&report).with_context(|| {
         let said = tail(&output, TAIL_LINES);
         format!("it ended with {status} and left no report; at last it said\n{said}")
-    })
+    })?;
+    if let Some(kept) = &report.kept {
+        fs::copy(&output, kept.join("output.log"))?;
+    }
+    Ok(report)
 }
 
 /// Waits for a process, and kills one that hangs: what it started dies with it.

@@ -126,7 +126,7 @@ impl Fleet {
         let volumes = nodes.iter().map(|node| node.volume());
         let volumes = volumes.collect::<Result<Vec<_>>>()?;
         self.events.enter("power cut", json!({"nodes": names}));
-        let (mut cuts, mut told) = (Vec::new(), Vec::new());
+        let mut told = Vec::new();
         let ordered = Instant::now();
         for (node, volume) in numbers.iter().zip(volumes) {
             match keep {
@@ -137,8 +137,11 @@ impl Fleet {
                     told.push(volume.cut_keeping(keep, seed)?);
                 }
             }
-            cuts.push(Cut {
-                node: *node,
+        }
+        for number in numbers {
+            self.kill(*number);
+            self.cuts.push(Cut {
+                node: *number,
                 ordered,
                 done: Instant::now(),
             });
@@ -146,10 +149,6 @@ impl Fleet {
         if !told.is_empty() {
             let detail = json!({"keep": keep, "disks": told});
             self.events.enter("torn", detail);
-        }
-        self.cuts.extend(cuts);
-        for number in numbers {
-            self.kill(*number);
         }
         for number in numbers {
             let volume = self.nodes[*number].volume_mut()?;

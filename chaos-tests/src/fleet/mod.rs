@@ -107,7 +107,7 @@ pub struct Fleet {
 pub struct Cut {
     pub node: usize,
     pub ordered: Instant,
-    /// Its volume took nothing more.
+    /// Its process was gone, with whatever it still might have answered.
     pub done: Instant,
 }
 
@@ -165,16 +165,17 @@ impl Fleet {
             fleet.make()?;
             if number == 0 {
                 fleet.init(0)?;
-            } else {
-                fleet.join(number)?;
-            }
-            fleet.start_node(number)?;
-            fleet.wait_serving(number)?;
-            if number == 0 {
+                fleet.start_node(0)?;
+                fleet.wait_serving(0)?;
                 // Founded: it can take others in.
                 fleet.wait_members()?;
+            } else {
+                // They catch up while the next are made.
+                fleet.join(number)?;
+                fleet.start_node(number)?;
             }
         }
+        fleet.wait_all_serving()?;
         fleet.wait_members()?;
         Ok(fleet)
     }

@@ -20,6 +20,8 @@ use anyhow::{Result, bail};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sample {
     pub rss_bytes: u64,
+    /// The most that it was since the process began.
+    pub rss_peak_bytes: u64,
     pub files: u64,
     pub threads: u64,
 }
@@ -52,6 +54,7 @@ pub fn sample(pid: u32) -> Option<Sample> {
     Some(Sample {
         // A process that has ended and is not reaped has no memory.
         rss_bytes: number("VmRSS:")? * 1024,
+        rss_peak_bytes: number("VmHWM:")? * 1024,
         files: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64,
         threads: number("Threads:")?,
     })
@@ -116,13 +119,25 @@ fn lock(series: &Mutex<Series>) -> std::sync::MutexGuard<'_, Series> {
     series.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The most memory that any of the processes had, in bytes.
+#[must_use]
+pub fn rss_peak(series: &Series) -> u64 {
+    let samples = series.values().flatten();
+    let peaks = samples.map(|(_, sample)| sample.rss_peak_bytes);
+    peaks.max().unwrap_or(0)
+}
+
 /// Insists on the limits for each process.
 pub fn check(series: &Series, limits: Limits) -> Result<()> {
     let mut faults = Vec::new();
     for (pid, samples) in series {
         let peak = |of: fn(&Sample) -> u64| samples.iter().map(|(_, s)| of(s)).max();
         for (what, peak, limit) in [
-            ("bytes of memory", peak(|s| s.rss_bytes), limits.rss_bytes),
+            (
+                "bytes of memory",
+                peak(|s| s.rss_peak_bytes),
+                limits.rss_bytes,
+            ),
             ("open files", peak(|s| s.files), limits.files),
             ("threads", peak(|s| s.threads), limits.threads),
         ] {
@@ -203,6 +218,7 @@ mod tests {
             "{seen:?}"
         );
         check(&series, LIMITS).unwrap();
+        assert!(rss_peak(&series) >= seen.rss_bytes && rss_peak(&Series::new()) == 0);
         let tight = Limits { files: 1, ..LIMITS };
         assert!(check(&series, tight).is_err());
     }

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, bail};
+use futures::{StreamExt, stream};
 
 use super::{node, patiently, runtime};
 use crate::{
@@ -21,6 +22,9 @@ use crate::{
 
 /// The process of reads that no client made.
 pub const NOBODY: u32 = u32::MAX;
+
+/// Refs that are read at the same time through one node.
+const READERS: usize = 8;
 
 /// Broken refs that an error lists.
 const LISTED: usize = 8;
@@ -44,16 +48,22 @@ pub fn check(
     let mut broken = Vec::new();
     for (number, url) in urls.iter().enumerate() {
         runtime.block_on(async {
-            let node = node(number, url, clock)?;
-            for (key, uris) in &refs {
-                for (uri, text) in uris.iter().enumerate() {
-                    match read(&node, *key, text, patience).await {
-                        Ok(read) => reads.push(Operation {
-                            uri: uri as u8,
-                            ..read
-                        }),
-                        Err(why) => broken.push(format!("{text} at {url}: {why}")),
-                    }
+            let node = &node(number, url, clock)?;
+            let questions = refs.iter().flat_map(|(key, uris)| {
+                let uris = uris.iter().enumerate();
+                uris.map(move |(uri, text)| (*key, uri as u8, text))
+            });
+            let mut answers = stream::iter(questions)
+                .map(|(key, uri, text)| async move {
+                    let read = read(node, key, text, patience).await;
+                    let read = read.map(|read| Operation { uri, ..read });
+                    read.map_err(|why| format!("{text} at {url}: {why}"))
+                })
+                .buffer_unordered(READERS);
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(read) => reads.push(read),
+                    Err(why) => broken.push(why),
                 }
             }
             anyhow::Ok(())

@@ -77,6 +77,22 @@ fn honest_nodes_are_not_accused() {
     }
 }
 
+/// What makes uploads worth judging is really done.
+#[test]
+fn uploads_are_cut_resumed_and_forged() {
+    let liars = Liars::start(Lie::None);
+    let options = Options {
+        per_second: 2_000.0,
+        ..Options::new(Nodes::new(liars.urls.clone()), 5)
+    };
+    let load = Load::start(Blobs::new(3_000_000), options).unwrap();
+    load.reach(400, LIMIT).unwrap();
+    let counts = load.finish().unwrap().counts;
+    for what in ["cut", "resumed", "forged"] {
+        assert!(counts.contains_key(what), "nothing was {what}: {counts:?}");
+    }
+}
+
 #[test]
 fn lies_about_refs_are_noticed() {
     for (lie, says) in [

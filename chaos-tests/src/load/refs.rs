@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Hits of which one has its blob read, although it is known already.
-const VERIFIED_EVERY: usize = 4;
+const VERIFIED_EVERY: usize = 8;
 
 /// Largest blob of a ref.
 const BLOB_BYTES: usize = 2_000;

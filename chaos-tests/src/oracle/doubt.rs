@@ -15,13 +15,17 @@ use crate::history::{Kind, Operation, Outcome};
 /// one.
 const CALL_LIMIT: u64 = 10_000_000;
 
+/// Longest time, in microseconds, from when a node gave an answer until its
+/// client wrote it down: both may wait for a processor.
+const UNDER_WAY: u64 = 1_000_000;
+
 /// A machine loses power. Times are microseconds of the run's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cut {
     pub node: usize,
     /// When it was ordered.
     pub from: u64,
-    /// When its volume took nothing more.
+    /// When its process was gone.
     pub to: u64,
 }
 
@@ -41,7 +45,8 @@ impl Doubt {
             })
         };
         let cuts = cuts.iter().filter(in_doubt);
-        Doubt(cuts.map(|cut| (cut.from, cut.to)).collect())
+        let span = |cut: &Cut| (cut.from, cut.to.saturating_add(UNDER_WAY));
+        Doubt(cuts.map(span).collect())
     }
 
     /// Whether an answer that came then is in doubt.
@@ -101,9 +106,11 @@ mod tests {
     #[test]
     fn machines_that_fail_together_leave_what_was_answered_meanwhile() {
         let doubt = Doubt::of(&[cut(1, 100, 110), cut(2, 100, 130)]);
-        let history: Vec<_> = [(Kind::Write, 99), (Kind::Write, 100), (Kind::Write, 131)]
+        let late = 130 + UNDER_WAY;
+        let history: Vec<_> = [(Kind::Write, 99), (Kind::Write, 100), (Kind::Write, late)]
             .into_iter()
-            .chain([(Kind::Read, 98), (Kind::Read, 120), (Kind::Ask, 130)])
+            .chain([(Kind::Write, late + 1), (Kind::Read, 98)])
+            .chain([(Kind::Read, 120), (Kind::Ask, late)])
             .map(|(kind, end)| answered(kind, end))
             .collect();
         let left = doubt.leave(&history);
@@ -111,7 +118,8 @@ mod tests {
         let expected = [
             (99, Outcome::Ok),
             (100, Outcome::Unknown),
-            (131, Outcome::Ok),
+            (late, Outcome::Unknown),
+            (late + 1, Outcome::Ok),
             (98, Outcome::Ok),
         ];
         assert_eq!(outcomes, expected);

@@ -37,9 +37,9 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// Between two looks at what nodes take.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
-/// What a node may take, without optimisation.
+/// What a node may take.
 const BOUNDS: bounds::Limits = bounds::Limits {
-    rss_bytes: 512 << 20,
+    rss_bytes: 256 << 20,
     files: 2_000,
     threads: 300,
     growth_per_hour: 0.02,
@@ -170,7 +170,9 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         builders,
     };
     let pushes = play(&mut ground, &plot, trial.dir(), report)?;
-    note(report, "bounds", bounds::check(&watch.finish(), BOUNDS));
+    let taken = watch.finish();
+    report.rss_peak_bytes = bounds::rss_peak(&taken);
+    note(report, "bounds", bounds::check(&taken, BOUNDS));
     drop(ground);
     let logs = logs::check(trial.dir(), &scenario.explained());
     note(report, "logs", logs.map(drop));

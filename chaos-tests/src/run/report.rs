@@ -18,12 +18,18 @@ pub struct Report {
     pub faults: BTreeMap<String, u64>,
     /// Operations of clients that were judged.
     pub operations: u64,
+    /// Pushes and fetches of refs and artifacts among them.
+    #[serde(default)]
+    pub ref_operations: u64,
     /// Promises that clients were given.
     pub acknowledged: u64,
     /// Reads of the full scan.
     pub reads: u64,
     /// Milliseconds from each kill of a leader to the next acknowledged push.
     pub failovers_ms: Vec<u64>,
+    /// The most memory that a node had, in bytes.
+    #[serde(default)]
+    pub rss_peak_bytes: u64,
     /// What must not have been; empty if the run passed.
     pub problems: Vec<String>,
     /// The folder of a run that did not pass, or that was ordered to be kept.
@@ -82,7 +88,9 @@ impl fmt::Display for Report {
             seed,
             seconds,
             operations,
+            ref_operations,
             reads,
+            rss_peak_bytes,
             ..
         } = self;
         let verdict = if self.has_passed() {
@@ -94,8 +102,11 @@ impl fmt::Display for Report {
         write!(
             out,
             "{verdict} {scenario} seed {seed}: {seconds:.0} s, {faults} faults, \
-             {operations} operations judged, {reads} reads back"
+             {operations} operations judged ({ref_operations} of refs), {reads} reads back"
         )?;
+        if *rss_peak_bytes > 0 {
+            write!(out, ", nodes of {} MiB at most", rss_peak_bytes >> 20)?;
+        }
         if !self.failovers_ms.is_empty() {
             write!(out, ", leaders back after {:?} ms", self.failovers_ms)?;
         }

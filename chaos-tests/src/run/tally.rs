@@ -27,12 +27,18 @@ pub struct Tally {
     /// Runs by scenario.
     pub scenarios: BTreeMap<String, u64>,
     pub operations: u64,
+    /// Pushes and fetches of refs and artifacts among them.
+    #[serde(default)]
+    pub ref_operations: u64,
     pub acknowledged: u64,
     pub reads: u64,
     /// Problems of all runs.
     pub violations: u64,
     /// From the kill of a leader to the next acknowledged push.
     pub failovers_ms: Vec<u64>,
+    /// The most memory that any node had, in bytes.
+    #[serde(default)]
+    pub rss_peak_bytes: u64,
 }
 
 impl Tally {
@@ -79,6 +85,8 @@ impl Tally {
         }
         *self.scenarios.entry(report.scenario.clone()).or_default() += 1;
         self.operations += report.operations;
+        self.ref_operations += report.ref_operations;
+        self.rss_peak_bytes = self.rss_peak_bytes.max(report.rss_peak_bytes);
         self.acknowledged += report.acknowledged;
         self.reads += report.reads;
         self.violations += report.problems.len() as u64;
@@ -104,9 +112,11 @@ impl fmt::Display for Tally {
             runs,
             failed_runs,
             operations,
+            ref_operations,
             acknowledged,
             reads,
             violations,
+            rss_peak_bytes,
             ..
         } = self;
         let hours = self.seconds / 3600.0;
@@ -120,9 +130,10 @@ impl fmt::Display for Tally {
         writeln!(out, "{faults} faults of {kinds} kinds")?;
         writeln!(
             out,
-            "{operations} operations judged, {acknowledged} promises, {reads} reads back, \
-             {violations} violations"
+            "{operations} operations judged ({ref_operations} of refs), {acknowledged} promises, \
+             {reads} reads back, {violations} violations"
         )?;
+        writeln!(out, "nodes of {} MiB at most", rss_peak_bytes >> 20)?;
         let at = |share| self.failover_ms(share);
         if let (Some(p50), Some(p99), Some(max)) = (at(0.5), at(0.99), at(1.0)) {
             writeln!(
@@ -152,6 +163,8 @@ mod tests {
                         let report = Report {
                             scenario: format!("s{thread}"),
                             operations: 10,
+                            ref_operations: 3,
+                            rss_peak_bytes: thread << 20,
                             failovers_ms: vec![thread * 25 + run],
                             faults: BTreeMap::from([("kill".to_owned(), 2)]),
                             problems: (run == 0).then(|| "bad".to_owned()).into_iter().collect(),
@@ -168,6 +181,7 @@ mod tests {
             (100, 4, 4)
         );
         assert_eq!((tally.operations, tally.faults["kill"]), (1000, 200));
+        assert_eq!((tally.ref_operations, tally.rss_peak_bytes), (300, 4 << 20));
         assert_eq!(tally.failover_ms(0.5), Some(74));
         assert_eq!(tally.failover_ms(0.99), Some(123));
         assert_eq!(tally.failover_ms(1.0), Some(124));

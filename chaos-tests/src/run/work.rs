@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::play::busy;
 use crate::{
     balancer::Balancer,
     builds::{self, Builders, Builds},
@@ -26,12 +27,12 @@ const FETCHES: usize = 60;
 const DIGESTS: usize = 200;
 
 /// Clients of each workload.
-const CLIENTS: u32 = 6;
+const CLIENTS: u32 = 8;
 
 /// The longest call: longer than refs wait for an election.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Until a workload has done a few operations more.
+/// Until a workload has done a few operations more, on a machine with time.
 const REACH_LIMIT: Duration = Duration::from_secs(60);
 
 /// A build, on a machine that has other things to do.
@@ -149,7 +150,8 @@ impl Working {
             };
             // Rounds that end without a history are at most every third.
             let more = (rate * seconds / 3.0).ceil() as usize;
-            load.reach(load.tools().history.len() + more, REACH_LIMIT)?;
+            let limit = REACH_LIMIT.mul_f64(busy());
+            load.reach(load.tools().history.len() + more, limit)?;
         }
         if let Some((builds, _)) = &self.builds {
             builds.more(1, BUILD_LIMIT)?;

@@ -51,13 +51,16 @@ const ALL: Work = Work {
 };
 
 const REFS: Work = Work {
-    refs: 80.0,
+    refs: 300.0,
     blobs: 0.0,
     artifacts: 0.0,
     presence: 0.0,
     reads: Reads::Linearizable,
     ..ALL
 };
+
+/// Where each push brings the next snapshot nearer.
+const FEW_REFS: Work = Work { refs: 80.0, ..REFS };
 
 const BLOBS: Work = Work {
     refs: 10.0,
@@ -66,7 +69,7 @@ const BLOBS: Work = Work {
     ..ALL
 };
 
-/// Some have files of their own.
+/// Also blobs that get a file of their own.
 const LARGE: Work = Work {
     blob_bytes: 4 << 20,
     ..BLOBS
@@ -198,7 +201,7 @@ pub static SCENARIOS: &[Scenario] = &[
         "nothing happens, and nobody waits"),
     scenario("calm-linearizable", &[], (FIVE, REFS, NONE), Calm { hold_ms: 4000 },
         "nothing happens; refs are read as of one machine"),
-    scenario("bad-clients", &[36], (THREE, BLOBS, NONE), Calm { hold_ms: 5000 },
+    scenario("bad-clients", &[36], (THREE, LARGE, NONE), Calm { hold_ms: 5000 },
         "uploads that are cut off, resumed, forged, or the same everywhere"),
 
     scenario("kill-any", &[1], (THREE, ALL, ONE), turns!(2: ["kill"] 1500),
@@ -248,9 +251,9 @@ pub static SCENARIOS: &[Scenario] = &[
         "bytes in the middle of Raft's log change: the node stops, or is replaced"),
     scenario("damaged-tail", &[31], (THREE, REFS, LEADER), turns!(2: ["damage-tail"] 1000),
         "rubbish behind the last record of Raft's log"),
-    scenario("damaged-snapshot", &[12], (SNAPSHOTS, REFS, LEADER), turns!(1: ["damage-snapshot"] 1000),
+    scenario("damaged-snapshot", &[12], (SNAPSHOTS, FEW_REFS, LEADER), turns!(1: ["damage-snapshot"] 1000),
         "bytes of the newest snapshot change"),
-    scenario("snapshots", &[30], (SNAPSHOTS, REFS, ANY), turns!(2: ["kill"] 4000, ["kill-leader"] 4000),
+    scenario("snapshots", &[30], (SNAPSHOTS, FEW_REFS, ANY), turns!(2: ["kill"] 4000, ["kill-leader"] 4000),
         "nodes that were away are sent snapshots")
         .shown_by(&["took over a snapshot of the leader"]),
     scenario("damaged-state", &[12], (SNAPSHOTS, ALL, LEADER), turns!(2: ["damage-state"] 1000),
@@ -336,4 +339,38 @@ pub static SCENARIOS: &[Scenario] = &[
         "up to three faults at a time, drawn"),
     scenario("mixed-linearizable", &[39], (FIVE, REFS, ANY), Drawn { faults: PASSING, steps: 4, at_once: 2, hold_ms: 3000 },
         "up to two faults at a time, drawn; refs are read as of one machine"),
+];
+
+/// Short scenarios of every kind, for every change of the code; the first are
+/// the most telling.
+pub const SMOKE: &[&str] = &[
+    "calm",
+    "kill-leader",
+    "kill-any",
+    "isolate",
+    "power-cut-all",
+    "rot",
+    "replace",
+    "churn",
+    "pause-leader",
+    "leader-alone",
+    "calm-linearizable",
+    "bad-clients",
+    "kill-leader-available",
+    "stop-leader",
+    "stop-any",
+    "pause-any",
+    "flapping",
+    "power-cut",
+    "power-cut-leader",
+    "volume-gone",
+    "inodes-full",
+    "read-only",
+    "ring",
+    "bridge",
+    "clients-away",
+    "latency",
+    "disorder",
+    "wrong-addresses",
+    "clock-steps",
 ];

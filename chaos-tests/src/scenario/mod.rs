@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub use self::{
-    list::SCENARIOS,
+    list::{SCENARIOS, SMOKE},
     plan::{Plan, Turn},
 };
 use crate::{
@@ -317,6 +317,15 @@ mod tests {
             let orders: Vec<_> = script.steps.iter().flat_map(|step| &step.orders).collect();
             assert!(!orders.is_empty(), "{}", scenario.name);
             assert!(orders.iter().all(|order| has(&order.fault)));
+        }
+    }
+
+    /// Each of the selection exists, and is run once.
+    #[test]
+    fn the_selection_is_of_scenarios() {
+        for name in SMOKE {
+            find(name).unwrap();
+            assert_eq!(SMOKE.iter().filter(|other| *other == name).count(), 1);
         }
     }
 
