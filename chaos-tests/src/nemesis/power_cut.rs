@@ -30,6 +30,10 @@ impl Fault for PowerCut {
         fleet.power_cut(&self.victims)
     }
 
+    fn victims(&self) -> &[usize] {
+        &self.victims
+    }
+
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         for number in self.victims.drain(..) {
             fleet.revive(number)?;

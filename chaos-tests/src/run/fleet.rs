@@ -6,12 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow, ensure};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::Value;
 
 use super::{
+    at_rest,
     events::Done,
     ground::Ground,
+    named,
     play::{Plot, conclusion, note, play},
     report::Report,
 };
@@ -19,13 +21,12 @@ use crate::{
     Trial,
     fleet::{Fleet, clock},
     history,
-    invariants::{bounds, honesty, logs},
+    invariants::{bounds, logs},
     load::Nodes,
-    nemesis::{self, Needs, Script, Step},
+    nemesis::{self, Needs, Script},
     oracle::doubt::Cut,
     rig::{self, room::Inside},
     scenario::Scenario,
-    wait::until,
 };
 
 /// A run that has not ended by then hangs.
@@ -41,19 +42,6 @@ const BOUNDS: bounds::Limits = bounds::Limits {
     threads: 300,
     growth_per_hour: 0.02,
 };
-
-/// Until the others say that a node is down.
-const NAMED_LIMIT: Duration = Duration::from_secs(30);
-
-/// Faults after which a node is down, and nothing else is wrong.
-const DOWN: [&str; 6] = [
-    "kill",
-    "kill-leader",
-    "stop",
-    "stop-leader",
-    "power-cut",
-    "power-cut-leader",
-];
 
 /// Which run.
 #[derive(Clone, Copy, Debug)]
@@ -132,13 +120,25 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         limits: scenario.limits,
         is_calm: scenario.is_calm(),
     };
-    let pushes = play(&mut ground, &plot, trial.dir(), report)?;
+    let played = play(&mut ground, &plot, trial.dir(), report)?;
     note(report, "bounds", bounds::check(&watch.finish(), BOUNDS));
-    drop(ground);
     let logs = logs::check(trial.dir(), &scenario.explained());
     note(report, "logs", logs.map(drop));
+    if played.is_settled {
+        let fleet = &mut ground.fleet;
+        match at_rest::check(fleet, &played.promised) {
+            Ok(blobs) => report.blobs_in_place = blobs as u64,
+            Err(error) => note(report, "copies", Err(error)),
+        }
+        // Once more, with what nodes said at their end.
+        let logs = logs::check(trial.dir(), &at_rest::explained(scenario.explained()));
+        note(report, "logs at the end", logs.map(drop));
+    }
+    drop(ground);
     let done = Done::read(&trial.dir().join("events.jsonl"))?;
-    report.failovers_ms = done.failovers(&pushes);
+    report.failovers_ms = done.failovers(&played.pushes);
+    report.read_gaps_ms = done.read_gaps(&played.reads);
+    report.restarts_ms = done.restarts(&played.pushes);
     report.faults = done.faults;
     report.problems.extend(done.problems);
     Ok(())
@@ -179,6 +179,10 @@ impl Ground for Staged {
         self.fleet.enter()
     }
 
+    fn is_rotten(&self) -> bool {
+        self.fleet.is_rotten()
+    }
+
     fn cuts(&self, clock: history::Clock) -> Vec<Cut> {
         let cuts = self.fleet.cuts().iter();
         cuts.map(|cut| Cut {
@@ -195,47 +199,6 @@ impl Ground for Staged {
 
     fn trouble(&mut self) -> Result<()> {
         self.script
-            .run_watched(&mut self.fleet, insist_named, |_, _| Ok(()))
+            .run_watched(&mut self.fleet, named::insist, |_, _| Ok(()))
     }
-}
-
-/// While nodes are down and nothing else is wrong, the others say so.
-fn insist_named(fleet: &mut Fleet, step: &Step) -> Result<()> {
-    let is_down = |fault: &str| DOWN.contains(&fault);
-    if step.orders.is_empty() || !step.orders.iter().all(|order| is_down(&order.fault)) {
-        return Ok(());
-    }
-    let healthy = fleet.healthy();
-    let members = fleet.members();
-    let gone: Vec<usize> = members
-        .iter()
-        .copied()
-        .filter(|number| !healthy.contains(number))
-        .collect();
-    // Without a majority nobody is told anything.
-    if gone.is_empty() || healthy.len() * 2 <= members.len() {
-        return Ok(());
-    }
-    let name = |number: &usize| fleet.node(*number).name.clone();
-    let broken = honesty::Broken {
-        down: gone.iter().map(name).collect(),
-        ..honesty::Broken::default()
-    };
-    for number in healthy {
-        let mut last = anyhow!("it was not asked");
-        let what = format!("{} to name {:?}", name(&number), broken.down);
-        let named = until(what, NAMED_LIMIT, || {
-            let told = fleet.status(number);
-            match told.and_then(|status| honesty::named(&status, &broken)) {
-                Ok(()) => Ok(Some(())),
-                Err(hidden) => {
-                    last = hidden;
-                    Ok(None)
-                }
-            }
-        });
-        ensure!(named.is_ok(), "honesty: {named:?}: {last:#}");
-    }
-    fleet.events().enter("named", json!(broken.down));
-    Ok(())
 }

@@ -11,12 +11,13 @@ use super::{
     judge::{Terms, judge},
     record::{self, Record},
     report::Report,
-    work::{Kind, Part, Working},
+    work::{Kind, Part, Worked, Working},
 };
 use crate::{
     history::{Clock, Operation},
     invariants::{availability, complete, convergence, durable},
     load::{
+        content::Name,
         ledger::{self, Entry},
         meter::{self, Rpc},
     },
@@ -48,7 +49,7 @@ pub(super) struct Plot<'a> {
 
 /// What there is to judge when the work has ended.
 struct Judged {
-    parts: Vec<Part>,
+    worked: Worked,
     clock: Clock,
     /// The cluster has come back.
     is_whole: bool,
@@ -69,14 +70,28 @@ fn busy() -> f64 {
     (wanting.unwrap_or(0.0) / processors as f64).max(1.0)
 }
 
-/// Plays it, and enters what came of it into the report; gives the pushes of
-/// refs. Everything is written to `dir`.
+/// What a run was, for whoever looks further.
+#[derive(Default)]
+pub(super) struct Played {
+    /// The pushes of refs, and reads of them.
+    pub(super) pushes: Vec<Operation>,
+    /// Reads of blobs that were tried until they were answered.
+    pub(super) reads: Vec<Operation>,
+    /// Blobs that clients were promised.
+    pub(super) promised: Vec<Name>,
+    /// Every node has said that all is whole, as of a look at what the others
+    /// hold that it made after the last write.
+    pub(super) is_settled: bool,
+}
+
+/// Plays it, and enters what came of it into the report. Everything is written
+/// to `dir`.
 pub(super) fn play(
     ground: &mut dyn Ground,
     plot: &Plot<'_>,
     dir: &Path,
     report: &mut Report,
-) -> Result<Vec<Operation>> {
+) -> Result<Played> {
     let begun = busy();
     let inside = ground.enter()?;
     let working = Working::start(plot.work, ground.clients(), plot.work_seed, dir)?;
@@ -92,32 +107,41 @@ pub(super) fn play(
     let is_whole = outcome.is_ok();
     note(report, "the run", outcome);
     ground.note("work ends", json!({}));
-    let parts = working.finish()?;
+    let worked = working.finish()?;
     let slack = begun.max(busy());
     ground.note("limits of time are wider by", json!(slack));
-    if is_whole {
-        settle(ground, plot.limits.times(slack), report);
-    }
+    let limits = plot.limits.times(slack);
+    let is_settled = is_whole && settle(ground, limits, report);
     let judged = Judged {
-        parts,
+        worked,
         clock,
         is_whole,
         slack,
     };
-    judge_all(ground, plot, judged, dir, report)
+    let played = judge_all(ground, plot, judged, dir, report)?;
+    Ok(Played {
+        is_settled,
+        ..played
+    })
 }
 
-fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) {
+/// Waits until all is settled; whether it is.
+fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) -> bool {
     let admins = ground.admins();
     if admins.is_empty() {
         ground.note("nobody can be asked whether all is settled", json!({}));
-        return;
+        return false;
     }
     ground.note("waits until all is settled", json!({}));
-    let settled = ground
-        .enter()
-        .and_then(|_inside| convergence::wait(&admins, limits.settled));
+    let settled = ground.enter().and_then(|_inside| {
+        if ground.is_rotten() {
+            convergence::wait_verified(&admins, limits.settled)?;
+        }
+        convergence::wait_anew(&admins, limits.settled)
+    });
+    let is_settled = settled.is_ok();
     note(report, "convergence", settled);
+    is_settled
 }
 
 fn judge_all(
@@ -126,15 +150,21 @@ fn judge_all(
     judged: Judged,
     dir: &Path,
     report: &mut Report,
-) -> Result<Vec<Operation>> {
+) -> Result<Played> {
     let Judged {
-        parts,
+        worked,
         clock,
         is_whole,
         slack,
     } = judged;
     let doubt = Doubt::of(&ground.cuts(clock));
     let terms = Terms::new(plot.work.reads, plot.is_calm, doubt);
+    let Worked {
+        parts,
+        reads,
+        reading,
+    } = worked;
+    note(report, "reading", reading);
     let kinds = parts.iter().map(|part| part.kind).collect();
     Record {
         scenario: plot.name.into(),
@@ -143,7 +173,10 @@ fn judge_all(
         kinds,
     }
     .save(dir)?;
-    let mut pushes = Vec::new();
+    let mut played = Played {
+        reads,
+        ..Played::default()
+    };
     let mut calls = meter::Report::default();
     for Part { kind, done } in parts {
         let name = kind.name();
@@ -156,6 +189,7 @@ fn judge_all(
         });
         ground.note("done", counts);
         report.acknowledged += entries.len() as u64;
+        played.promised.extend(ledger::blobs(&entries));
         calls.merge(&done.report);
         let mut history = done.history;
         // A cluster that is not whole has promised none of this.
@@ -170,12 +204,12 @@ fn judge_all(
         report.operations += verdict.operations as u64;
         note(report, name, verdict.insist());
         if matches!(kind, Kind::Refs | Kind::Artifacts) {
-            pushes.extend(history);
+            played.pushes.extend(history);
         }
     }
     let limits = plot.limits.times(slack);
     note(report, "availability", available(&calls, limits));
-    Ok(pushes)
+    Ok(played)
 }
 
 /// Reads everything back that was promised; gives the reads of refs.

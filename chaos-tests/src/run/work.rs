@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    history::Clock,
-    load::{Artifacts, Blobs, Done, Ledger, Load, Nodes, Options, Presence, Refs},
+    history::{Clock, Operation},
+    load::{Artifacts, Blobs, Done, Ledger, Load, Nodes, Options, Presence, Reading, Refs},
     scenario::Work,
     seeded::Words,
 };
@@ -20,6 +20,10 @@ const FETCHES: usize = 60;
 
 /// Digests of one question.
 const DIGESTS: usize = 200;
+
+/// Reads in a second for the figure of how long a fault keeps readers waiting.
+/// One follows the other, so that none is missed.
+const READS_PER_SECOND: f64 = 30.0;
 
 /// Clients of each workload.
 const CLIENTS: u32 = 6;
@@ -54,7 +58,17 @@ impl Kind {
 /// The workloads while they run.
 pub(super) struct Working {
     loads: Vec<(Kind, Load)>,
+    reading: Option<Load>,
     pub(super) clock: Clock,
+}
+
+/// What they left behind.
+pub(super) struct Worked {
+    pub(super) parts: Vec<Part>,
+    /// Reads that were tried until they were answered.
+    pub(super) reads: Vec<Operation>,
+    /// What these were told that must not be.
+    pub(super) reading: Result<()>,
 }
 
 /// What one of them left behind.
@@ -82,6 +96,7 @@ impl Working {
         };
         let mut loads = Vec::new();
         let mut uploads = None;
+        let mut promised = None;
         if work.refs > 0.0 {
             let options = options(Kind::Refs, work.refs)?;
             loads.push((Kind::Refs, Load::start(Refs::new(KEYS, FETCHES), options)?));
@@ -89,6 +104,7 @@ impl Working {
         if work.blobs > 0.0 {
             let options = options(Kind::Blobs, work.blobs)?;
             uploads = Some(options.ledger.clone());
+            promised = Some(options.ledger.clone());
             let blobs = Blobs::new(work.blob_bytes);
             loads.push((Kind::Blobs, Load::start(blobs, options)?));
         }
@@ -106,7 +122,24 @@ impl Working {
             loads.push((Kind::Presence, Load::start(presence, options)?));
         }
         ensure!(!loads.is_empty(), "no work");
-        Ok(Working { loads, clock })
+        let start_reading = |promised: Ledger| {
+            let options = Options {
+                nodes,
+                seed,
+                clients: 1,
+                per_second: READS_PER_SECOND,
+                call_limit: CALL_LIMIT,
+                clock,
+                ledger: Ledger::default(),
+            };
+            Load::start(Reading { promised }, options)
+        };
+        let reading = promised.map(start_reading).transpose()?;
+        Ok(Working {
+            loads,
+            reading,
+            clock,
+        })
     }
 
     /// Waits until each has done about as much more as it does in so many
@@ -127,11 +160,18 @@ impl Working {
     }
 
     /// Ends them after the rounds that are under way.
-    pub(super) fn finish(self) -> Result<Vec<Part>> {
+    pub(super) fn finish(self) -> Result<Worked> {
+        let reading = self.reading.map(Load::finish).transpose()?;
         let parts = self.loads.into_iter().map(|(kind, load)| {
             let done = load.finish()?;
             Ok(Part { kind, done })
         });
-        parts.collect()
+        let parts = parts.collect::<Result<_>>()?;
+        let insist = reading.as_ref().map_or(Ok(()), Done::insist);
+        Ok(Worked {
+            parts,
+            reads: reading.map_or_else(Vec::new, |done| done.history),
+            reading: insist,
+        })
     }
 }
