@@ -125,6 +125,7 @@ impl Node {
         })
         .await?;
 
+        let comparing = Arc::clone(&repair);
         let reporting = Arc::clone(&store);
         let report: ReportSource = Arc::new(move || {
             let mut report = reporting.report();
@@ -137,7 +138,10 @@ impl Node {
             report
         });
         let scrubbing = Arc::clone(&store);
-        let scrub: ScrubTrigger = Arc::new(move || scrubbing.scrub_now());
+        let scrub: ScrubTrigger = Arc::new(move || {
+            scrubbing.scrub_now();
+            comparing.wake();
+        });
         let checking = Arc::clone(&consensus);
         let peer = PeerService::new(PeerParts {
             cluster,

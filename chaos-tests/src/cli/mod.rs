@@ -1,5 +1,6 @@
 //! `chaos`: runs scenarios, and judges them.
 
+mod failover;
 mod smoke;
 mod soak;
 mod workers;
@@ -46,6 +47,7 @@ const LISTED: usize = 5;
 ///   chaos run --scenario mixed-two --seed 7
 ///   chaos smoke
 ///   chaos soak --minutes 60
+///   chaos failover --kills 200
 ///   chaos run --scenario calm --target nodes.toml
 #[derive(Parser)]
 #[command(name = "chaos", version, verbatim_doc_comment)]
@@ -65,6 +67,9 @@ enum Command {
     Smoke(SmokeArgs),
     /// Run drawn scenarios with fresh seeds until the time is up.
     Soak(SoakArgs),
+    /// Kill leaders, one after the other, and say how long the next push took
+    /// each time. Use a program that is optimised, and an idle machine.
+    Failover(FailoverArgs),
     /// Judge the histories of a run again, from the folder that it kept.
     Replay {
         /// The folder.
@@ -150,6 +155,19 @@ struct SoakArgs {
     ledger: LedgerArgs,
 }
 
+#[derive(Args)]
+struct FailoverArgs {
+    /// How often; rounded up to whole runs, each of which has a cluster of its
+    /// own.
+    #[arg(long, default_value_t = 200)]
+    kills: usize,
+    /// What the seeds of the runs are drawn from. A fresh one if none is given.
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    ledger: LedgerArgs,
+}
+
 impl LedgerArgs {
     fn file(&self) -> Result<PathBuf> {
         match &self.ledger {
@@ -167,6 +185,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run_one(&args),
         Command::Smoke(args) => smoke::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Failover(args) => failover::run(&args),
         Command::Replay { dir } => replay(&dir),
         Command::Disk { image, mount } => rig::faultdisk::serve(&image, &mount).map(|()| true),
         Command::Ledger { file } => {

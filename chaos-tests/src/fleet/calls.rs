@@ -1,9 +1,13 @@
 //! What nodes say, and waiting until they say what is wanted.
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
 use weir_proto::{
     cluster::{StatusRequest, admin_client::AdminClient},
     reapi::{GetCapabilitiesRequest, capabilities_client::CapabilitiesClient},
@@ -26,38 +30,6 @@ const SERVE_LIMIT: Duration = Duration::from_secs(90);
 const SETTLE_LIMIT: Duration = Duration::from_secs(240);
 
 impl Fleet {
-    /// Runs a command of `weir` in the room of a node, and returns what it
-    /// printed.
-    pub fn weir(
-        &self,
-        number: usize,
-        words: &[impl AsRef<str>],
-        limit: Duration,
-    ) -> Result<String> {
-        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
-        let node = self.node(number);
-        // What every command of this fleet has alike says nothing.
-        let is_own = |word: &&&str| !(word.starts_with("--set") || self.has_setting(word));
-        let said: Vec<_> = words.iter().filter(is_own).collect();
-        self.events
-            .enter("weir", json!({"at": node.name, "words": said}));
-        let mut command = Command::new(&self.weir);
-        command.args(&words);
-        command.env_remove("WEIR_CONFIG").env_remove("WEIR_NODE");
-        let count = self.commands.get() + 1;
-        self.commands.set(count);
-        let log = self.trial.dir().join(format!("weir-{count}.log"));
-        let mut process = node.room.spawn(&self.trial, "weir", &command, &log)?;
-        let status = process.wait(limit)?;
-        let text = process.output();
-        ensure!(
-            status.success(),
-            "weir {}: {status}: {text}",
-            words.join(" ")
-        );
-        Ok(text)
-    }
-
     /// The cluster as a node sees it, asked from its own room.
     pub fn status(&self, number: usize) -> Result<Value> {
         let admin = self.node(number).own_admin.clone();
@@ -70,6 +42,27 @@ impl Fleet {
             .call(number, ANSWER_LIMIT, ask)?
             .with_context(|| format!("{} is silent", self.node(number).name))??;
         Ok(serde_json::from_str(&json)?)
+    }
+
+    /// The status code and the body of a page of a node's admin port, asked from
+    /// its own room.
+    pub fn get(&self, number: usize, path: &str) -> Result<(u16, String)> {
+        let _inside = self.beside(number)?;
+        let admin = &self.node(number).own_admin;
+        let address = admin.strip_prefix("http://").context("a URL of HTTP")?;
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        // Of 1.0: the answer ends with the connection, in one piece.
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let parted = answer.split_once("\r\n\r\n");
+        let (head, body) = parted.with_context(|| format!("no answer to {path}: {answer:?}"))?;
+        let code = head
+            .split_whitespace()
+            .nth(1)
+            .and_then(|code| code.parse().ok());
+        Ok((code.context("no status code")?, body.to_owned()))
     }
 
     /// Whether a node serves clients, asked from its own room.
@@ -163,12 +156,6 @@ impl Fleet {
         Ok(())
     }
 
-    fn has_setting(&self, word: &str) -> bool {
-        let options = &self.options;
-        let mut all = options.settings.iter().chain(&options.cluster);
-        all.any(|setting| setting == word)
-    }
-
     /// Where a node is, for calls to it.
     fn beside(&self, number: usize) -> Result<Option<Inside>> {
         let node = self.node(number);
@@ -240,6 +227,8 @@ fn unsettled(status: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -72,17 +72,24 @@ impl Fleet {
 
     /// SIGTERM, and waits until the node has ended by itself.
     pub fn stop(&mut self, number: usize) -> Result<()> {
-        let node = &mut self.nodes[number];
-        self.events.enter("stop", json!({"node": node.name}));
-        let mut process = running(&mut node.process, &node.name)?;
-        process.signal(Signal::TERM)?;
-        let status = process.wait(STOP_LIMIT)?;
-        ensure!(
-            status.success(),
-            "{} ended with {status}\n{}",
-            node.name,
-            process.tail()
-        );
+        self.stop_all(&[number])
+    }
+
+    /// The same of several at once.
+    pub fn stop_all(&mut self, numbers: &[usize]) -> Result<()> {
+        let mut ending = Vec::new();
+        for number in numbers {
+            let node = &mut self.nodes[*number];
+            self.events.enter("stop", json!({"node": node.name}));
+            let mut process = running(&mut node.process, &node.name)?;
+            process.signal(Signal::TERM)?;
+            ending.push((node.name.clone(), process));
+        }
+        for (name, mut process) in ending {
+            let status = process.wait(STOP_LIMIT)?;
+            let tail = process.tail();
+            ensure!(status.success(), "{name} ended with {status}\n{tail}");
+        }
         Ok(())
     }
 
@@ -119,7 +126,8 @@ impl Fleet {
 
     /// Cuts the power of these nodes in one instant: what they had not synced
     /// is gone, but for what `keep` and its seed leave of it on disks that can
-    /// do that. They are not started again; their volumes are, and are whole.
+    /// do that. They are not started again; their volumes are, and are whole,
+    /// the file system as well as the blobs on it.
     pub fn power_cut(&mut self, numbers: &[usize], keep: Option<(Keep, u64)>) -> Result<()> {
         let nodes: Vec<_> = numbers.iter().map(|one| &self.nodes[*one]).collect();
         let names: Vec<_> = nodes.iter().map(|node| &node.name).collect();
@@ -159,7 +167,7 @@ impl Fleet {
             volume.check()?;
             volume.mount()?;
         }
-        Ok(())
+        self.fsck(numbers)
     }
 
     /// Removes everything that a node keeps; it must not run.
@@ -167,6 +175,7 @@ impl Fleet {
         let node = &mut self.nodes[number];
         ensure!(node.process.is_none(), "{} runs", node.name);
         self.events.enter("erase", json!({"node": node.name}));
+        node.is_rotten = false;
         let data = node.data();
         match &mut node.volume {
             Some(volume) => {
@@ -229,6 +238,15 @@ impl Fleet {
         let node = &self.nodes[number];
         self.events.enter("read-only", json!({"node": node.name}));
         node.volume()?.read_only()
+    }
+
+    /// Inverts bytes of a file on a node's volume, whatever the node does.
+    pub fn rot(&mut self, number: usize, path: &Path, offset: u64, count: usize) -> Result<()> {
+        let node = &mut self.nodes[number];
+        let detail = json!({"node": node.name, "file": path, "offset": offset, "bytes": count});
+        self.events.enter("rot", detail);
+        node.is_rotten = true;
+        node.volume()?.flip(path, offset, count)
     }
 
     /// Takes the space of a node's volume but for `spare` bytes, or else all

@@ -5,9 +5,11 @@
 //!    ├── life      init, join, start, kill, stop, pause, power cut, erase
 //!    ├── disks     disks that are slow or fail, below the volumes
 //!    ├── members   drain, remove, replace: the commands of an operator
-//!    ├── calls     status, leader, `weir` commands; waiting for conditions
+//!    ├── calls     status, leader, pages; waiting for conditions
+//!    ├── commands  `weir` in the room of a node
 //!    ├── clock     wall clocks that step, each node its own
-//!    └── readings  memory, files, threads
+//!    ├── readings  memory, files, threads
+//!    └── volumes   what is on the disks of nodes that do not run
 //! ```
 //!
 //! Two forms. In a [`World`] each node has a network and a volume of its own,
@@ -21,11 +23,13 @@
 
 mod calls;
 pub mod clock;
+mod commands;
 mod disks;
 mod life;
 mod members;
 mod node;
 mod readings;
+mod volumes;
 
 use std::{
     fs,
@@ -243,6 +247,13 @@ impl Fleet {
         all.filter(|(_, node)| fits(node))
             .map(|(number, _)| number)
             .collect()
+    }
+
+    /// Whether bytes of a member's blobs were changed on purpose.
+    pub fn is_rotten(&self) -> bool {
+        self.nodes
+            .iter()
+            .any(|node| node.is_member && node.is_rotten)
     }
 
     /// Where clients find the members.

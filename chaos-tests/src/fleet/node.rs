@@ -38,6 +38,8 @@ pub struct Node {
     pub(super) room_number: Option<usize>,
     pub(super) is_member: bool,
     pub(super) is_paused: bool,
+    /// Bytes of its blobs were changed on purpose, since it had an empty disk.
+    pub(super) is_rotten: bool,
 }
 
 impl Node {
@@ -97,6 +99,7 @@ impl Node {
             volume: None,
             is_member: false,
             is_paused: false,
+            is_rotten: false,
         }
     }
 

@@ -3,17 +3,23 @@
 //! Source: P2 (returns to R copies by itself), P9 (changes of membership end),
 //! P12 (whatever is weaker than configured is said; here, that nothing is).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{texts, wait_until_said};
+use super::{look_anew, status, texts, wait_until_said};
+use crate::wait::until;
 
 /// Insists that a status tells of a whole cluster: a leader, every member up,
 /// with its volume in use, one epoch, no slot without its owners, nothing left
 /// to move, nothing weaker.
 pub fn settled(status: &Value) -> Result<()> {
+    settled_within(status, Duration::MAX)
+}
+
+/// The same, as of looks of repair that are at most so old.
+fn settled_within(status: &Value, age: Duration) -> Result<()> {
     let mut open: Vec<String> = texts(status, "weaker")
         .into_iter()
         .map(String::from)
@@ -49,6 +55,11 @@ pub fn settled(status: &Value) -> Result<()> {
     }
     for node in nodes {
         open.extend(moving(node, &status["epoch"]));
+        let name = node["name"].as_str().unwrap_or("a node");
+        let look_age_ms = node["repair"]["look_age_ms"].as_u64().unwrap_or(0);
+        if u128::from(look_age_ms) > age.as_millis() {
+            open.push(format!("{name} has not looked for {look_age_ms} ms"));
+        }
     }
     if !open.is_empty() {
         bail!("{}", open.join("; "));
@@ -74,7 +85,47 @@ fn moving(node: &Value, epoch: &Value) -> Option<String> {
 
 /// Waits until every node tells of a whole cluster.
 pub fn wait(admins: &[String], limit: Duration) -> Result<()> {
-    wait_until_said(admins, "to settle", limit, settled)
+    wait_until_said(admins, "to settle", limit, |status, _| settled(status))
+}
+
+/// Waits until every node tells of a whole cluster as of a look that began
+/// after this call: what is told otherwise may be as old as the interval of
+/// repair, and not know of what clients did at the end.
+pub fn wait_anew(admins: &[String], limit: Duration) -> Result<()> {
+    let begun = order_look(admins, limit)?;
+    let what = "to settle, and to have looked since";
+    wait_until_said(admins, what, limit, |status, asked| {
+        settled_within(status, asked.saturating_duration_since(begun))
+    })
+}
+
+/// Waits until every node has verified all its copies once more.
+pub fn wait_verified(admins: &[String], limit: Duration) -> Result<()> {
+    let admin = admins.first().context("nobody can be asked")?;
+    let before = passes(&status(admin)?);
+    order_look(admins, limit)?;
+    wait_until_said(admins, "to have verified all copies", limit, |status, _| {
+        let now = passes(status);
+        let is_done = now.iter().zip(&before).all(|(now, before)| now > before);
+        ensure!(is_done, "passes were {before:?} and are {now:?}");
+        Ok(())
+    })
+}
+
+/// Gives the order to look now; when it was given.
+fn order_look(admins: &[String], limit: Duration) -> Result<Instant> {
+    until("an order to look anew to be taken", limit, || {
+        let begun = Instant::now();
+        let taken = admins.iter().any(|admin| look_anew(admin).is_ok());
+        Ok(taken.then_some(begun))
+    })
+}
+
+/// How often each node has verified its copies, in the order of their names.
+fn passes(status: &Value) -> Vec<u64> {
+    let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+    let passes = nodes.iter().map(|node| node["scrub"]["passes"].as_u64());
+    passes.map(|count| count.unwrap_or(0)).collect()
 }
 
 #[cfg(test)]
@@ -117,6 +168,20 @@ mod tests {
         assert!(super::settled(&drained).is_err());
         drained["nodes"][0]["slots"] = json!(0);
         super::settled(&drained).unwrap();
+    }
+
+    #[test]
+    fn an_old_look_is_no_evidence() {
+        let mut status = whole();
+        status["nodes"][0]["repair"] = json!({
+            "settled": true, "settled_epoch": null, "lacking_blobs": 0, "surplus_blobs": 0,
+            "look_age_ms": 1500,
+        });
+        let within = |ms| settled_within(&status, Duration::from_millis(ms));
+        within(1500).unwrap();
+        let error = within(1499).unwrap_err().to_string();
+        assert!(error.contains("n1 has not looked"), "{error}");
+        settled(&status).unwrap();
     }
 
     #[test]

@@ -35,7 +35,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use weir_proto::cluster::{StatusRequest, admin_client::AdminClient};
+use weir_proto::cluster::{ScrubNodesRequest, StatusRequest, admin_client::AdminClient};
 
 use crate::{
     history::{Clock, Outcome},
@@ -109,18 +109,35 @@ pub fn status(admin: &str) -> Result<Value> {
         .map_err(|error| anyhow!("status of {admin}: {error:#}"))
 }
 
-/// Waits until what each of these nodes says of the cluster passes a check; the
-/// error says what the check last held against it.
+/// Has every node of the cluster behind an admin port verify its copies, and
+/// compare now what it holds with what the others hold.
+fn look_anew(admin: &str) -> Result<()> {
+    let url = admin.to_owned();
+    let order = async move {
+        let channel = cas::channel(&url, STATUS_LIMIT)?;
+        let all = ScrubNodesRequest::default();
+        AdminClient::new(channel).scrub(all).await?;
+        anyhow::Ok(())
+    };
+    runtime()?
+        .block_on(order)
+        .map_err(|error| anyhow!("an order to {admin}: {error:#}"))
+}
+
+/// Waits until what each of these nodes says of the cluster passes a check,
+/// which is also told when the node was asked; the error says what the check
+/// last held against it.
 fn wait_until_said(
     admins: &[String],
     what: &str,
     limit: Duration,
-    check: impl Fn(&Value) -> Result<()>,
+    check: impl Fn(&Value, Instant) -> Result<()>,
 ) -> Result<()> {
     for admin in admins {
         let mut last = String::new();
         let waited = until(format!("{admin} {what}"), limit, || {
-            let told = status(admin).and_then(|status| check(&status));
+            let asked = Instant::now();
+            let told = status(admin).and_then(|status| check(&status, asked));
             Ok(match told {
                 Ok(()) => Some(()),
                 Err(open) => {

@@ -6,8 +6,9 @@
 //! [`oracle::placement`](crate::oracle::placement), which shares nothing with
 //! the cluster; zones are distinct there as far as there are zones.
 //!
-//! What each node holds is listed while the nodes are stopped, or by an admin
-//! port when the cluster has settled.
+//! What each node holds is listed while the nodes are stopped, by
+//! `weir fsck --list`. The cluster has settled before, so that a copy too many
+//! has no excuse.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -18,38 +19,17 @@ use crate::{load::content::Name, oracle::placement::Owners};
 /// Faults that an error lists.
 const LISTED: usize = 8;
 
-/// Whether a copy on a node that is no owner is a fault. It is not before
-/// repair has had its time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Surplus {
-    Allowed,
-    Refused,
-}
-
-/// What was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Copies {
-    /// Blobs with a copy on each owner and nowhere else.
-    pub exact: usize,
-    /// Copies on nodes that are no owners.
-    pub surplus: usize,
-}
-
-/// Compares what nodes hold, by node id, with where blobs belong.
-pub fn check(
-    owners: &Owners,
-    held: &BTreeMap<u64, Vec<Name>>,
-    live: &[Name],
-    surplus: Surplus,
-) -> Result<Copies> {
+/// Compares what nodes hold, by node id, with where blobs belong. Gives the
+/// number of blobs, each with a copy on each owner and nowhere else.
+pub fn check(owners: &Owners, held: &BTreeMap<u64, Vec<Name>>, live: &[Name]) -> Result<usize> {
     let held: BTreeMap<u64, HashSet<Name>> = held
         .iter()
         .map(|(node, names)| (*node, names.iter().copied().collect()))
         .collect();
-    let mut copies = Copies::default();
     let mut faults = Vec::new();
     // The empty blob is everywhere, and stored nowhere.
-    for name in live.iter().filter(|name| name.size > 0) {
+    let stored: Vec<&Name> = live.iter().filter(|name| name.size > 0).collect();
+    for name in &stored {
         let wanted = owners.of_hash(&name.hash);
         let has = |node: &u64| held.get(node).is_some_and(|names| names.contains(name));
         let lacking: Vec<u64> = wanted.iter().filter(|node| !has(node)).copied().collect();
@@ -58,11 +38,7 @@ pub fn check(
             .filter(|node| !wanted.contains(node) && has(node))
             .copied()
             .collect();
-        copies.surplus += others.len();
-        let too_many = surplus == Surplus::Refused && !others.is_empty();
-        if lacking.is_empty() && others.is_empty() {
-            copies.exact += 1;
-        } else if !lacking.is_empty() || too_many {
+        if !lacking.is_empty() || !others.is_empty() {
             faults.push(format!(
                 "{name}: owners {wanted:x?}, lacking on {lacking:x?}, surplus on {others:x?}"
             ));
@@ -73,11 +49,11 @@ pub fn check(
         bail!(
             "{} of {} blobs are not where they belong\n{}",
             faults.len(),
-            live.len(),
+            stored.len(),
             listed.join("\n")
         );
     }
-    Ok(copies)
+    Ok(stored.len())
 }
 
 #[cfg(test)]
@@ -102,27 +78,26 @@ mod tests {
                 held.get_mut(owner).unwrap().push(*name);
             }
         }
-        let good = check(&owners, &held, &live, Surplus::Refused).unwrap();
-        assert_eq!(good.exact, 50);
+        let empty = [&live[..], &[Name::of(b"")]].concat();
+        assert_eq!(check(&owners, &held, &empty).unwrap(), 50);
 
         let wanted = owners.of_hash(&live[0].hash);
         let other = *nodes.keys().find(|node| !wanted.contains(node)).unwrap();
         let mut more = held.clone();
         more.get_mut(&other).unwrap().push(live[0]);
-        let allowed = check(&owners, &more, &live, Surplus::Allowed).unwrap();
-        assert_eq!((allowed.exact, allowed.surplus), (49, 1));
-        assert!(check(&owners, &more, &live, Surplus::Refused).is_err());
+        let error = check(&owners, &more, &live).unwrap_err().to_string();
+        assert!(error.contains(&format!("surplus on [{other}]")), "{error}");
 
         let mut fewer = held;
         fewer
             .get_mut(&wanted[0])
             .unwrap()
             .retain(|name| *name != live[0]);
-        let error = check(&owners, &fewer, &live, Surplus::Allowed).unwrap_err();
+        let error = check(&owners, &fewer, &live).unwrap_err().to_string();
         assert!(
-            error.to_string().contains("lacking on [1]")
-                || error.to_string().contains("lacking on [")
+            error.contains(&format!("lacking on [{}]", wanted[0])),
+            "{error}"
         );
-        assert!(error.to_string().starts_with("1 of 50"), "{error}");
+        assert!(error.starts_with("1 of 50"), "{error}");
     }
 }

@@ -5,10 +5,11 @@
 //!  Blobs      uploads, duplicates, cuts, forgeries, reads ──► oracle::blobs
 //!  Artifacts  what BuildStream pushes and pulls           ──► oracle::{linear, available}
 //!  Presence   storms of FindMissingBlobs                  ──► oracle::blobs
+//!  Reading    promised blobs, with retries                ──► figures only
 //! ```
 //!
 //! Each runs some clients until it is stopped. They keep the pace they were
-//! given whatever happens, try nothing twice, and write down what they were
+//! given whatever happens, try nothing twice (but for Reading), and write down what they were
 //! told: every answer that an oracle may judge into the history, every promise
 //! into the ledger, the time of every call into the meter. What no history is
 //! needed for (wrong bytes, a forged digest that was taken, a ref that is
@@ -29,6 +30,7 @@ mod liar;
 mod lies_tests;
 pub mod meter;
 mod presence;
+mod reading;
 mod refs;
 pub mod tools;
 pub mod verify;
@@ -49,8 +51,8 @@ use tokio::{
 };
 
 pub use self::{
-    artifacts::Artifacts, blobs::Blobs, ledger::Ledger, presence::Presence, refs::Refs,
-    tools::Nodes, tools::Tools,
+    artifacts::Artifacts, blobs::Blobs, ledger::Ledger, presence::Presence, reading::Reading,
+    refs::Refs, tools::Nodes, tools::Tools,
 };
 use crate::{
     history::{Clock, Operation},

@@ -114,6 +114,16 @@ impl Tools {
         self.node(*number, url)
     }
 
+    /// Any of the nodes but one, unless there is only that.
+    pub fn other_node(&self, but: Option<u16>, words: &mut Words) -> Option<Node> {
+        let mut present = self.nodes.present();
+        if present.len() > 1 {
+            present.retain(|(number, _)| Some(*number) != but);
+        }
+        let (number, url) = present.get(words.below(present.len().max(1)))?;
+        self.node(*number, url)
+    }
+
     fn node(&self, number: u16, url: &str) -> Option<Node> {
         let mut channels = lock(&self.channels);
         let known = channels.get(&number).filter(|(known, _)| known == url);

@@ -34,6 +34,10 @@ impl Fault for Churn {
         fleet.wait_serving(guest)
     }
 
+    fn victims(&self) -> &[usize] {
+        self.guest.as_slice()
+    }
+
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         if let Some(guest) = self.guest.take() {
             fleet.drain(guest)?;

@@ -48,6 +48,10 @@ impl Fault for DiskFull {
         fleet.fill(victim, spare)
     }
 
+    fn victims(&self) -> &[usize] {
+        self.victim.as_slice()
+    }
+
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         if let Some(victim) = self.victim.take() {
             fleet.relieve(victim)?;

@@ -59,7 +59,7 @@ pub use self::{
     removed_returns::RemovedReturns,
     replace::Replace,
     rot::Rot,
-    script::{Order, Script, Step},
+    script::{Hit, Order, Script, Step},
     slow_disk::SlowDisk,
     starve::{Scarce, Starve},
     stop::Stop,
@@ -82,6 +82,12 @@ pub trait Fault: Send {
     /// that has passed.
     fn tick(&mut self, _fleet: &mut Fleet, _passed: f64) -> Result<()> {
         Ok(())
+    }
+
+    /// The members that it hits, while it lasts; none where it hits no member in
+    /// particular.
+    fn victims(&self) -> &[usize] {
+        &[]
     }
 
     /// Ends it, as far as it began. Nodes are started again, not waited for.

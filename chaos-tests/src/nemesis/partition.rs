@@ -37,6 +37,8 @@ pub enum Shape {
 pub struct Partition {
     words: Words,
     shape: Shape,
+    /// Those who are cut off, where it is about some.
+    apart: Vec<usize>,
     layer: Option<Layer>,
 }
 
@@ -46,6 +48,7 @@ impl Partition {
         Partition {
             words: Words::new(seed),
             shape,
+            apart: Vec::new(),
             layer: None,
         }
     }
@@ -105,10 +108,17 @@ impl Fault for Partition {
             }
             _ => {}
         }
+        if !matches!(self.shape, Shape::Halves | Shape::Ring | Shape::Bridge) {
+            self.apart = sides.apart;
+        }
         let what = format!("{:?}", self.shape);
         let links = cuts.into_iter().map(|pair| (pair, Link::CUT));
         self.layer = Some(fleet.world()?.switch().lay(&what, links));
         Ok(())
+    }
+
+    fn victims(&self) -> &[usize] {
+        &self.apart
     }
 
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {

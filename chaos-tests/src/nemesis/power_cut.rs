@@ -75,6 +75,10 @@ impl Fault for PowerCut {
         cut.and(lifted.collect())
     }
 
+    fn victims(&self) -> &[usize] {
+        &self.victims
+    }
+
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         for number in self.victims.drain(..) {
             fleet.revive(number)?;

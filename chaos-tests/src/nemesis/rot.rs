@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::json;
 
 use super::{Fault, Target};
 use crate::{fleet::Fleet, seeded::Words};
@@ -46,10 +45,7 @@ impl Fault for Rot {
             };
             let offset = self.words.below(*length as usize);
             let count = (1 + self.words.below(BYTES_MAX)).min(*length as usize - offset);
-            volume.flip(path, offset as u64, count)?;
-            let node = &fleet.node(victim).name;
-            let detail = json!({"node": node, "file": path, "offset": offset, "bytes": count});
-            fleet.events().enter("rot", detail);
+            fleet.rot(victim, path, offset as u64, count)?;
         }
         Ok(())
     }

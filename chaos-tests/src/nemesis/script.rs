@@ -112,7 +112,7 @@ impl Script {
     pub fn run_watched(
         &self,
         fleet: &mut Fleet,
-        mut watch: impl FnMut(&mut Fleet, &Step) -> Result<()>,
+        mut watch: impl FnMut(&mut Fleet, &[Hit<'_>]) -> Result<()>,
         mut check: impl FnMut(&mut Fleet, &Step) -> Result<()>,
     ) -> Result<()> {
         fleet.events().enter("script", json!(self));
@@ -129,7 +129,7 @@ impl Step {
     fn run(
         &self,
         fleet: &mut Fleet,
-        watch: &mut impl FnMut(&mut Fleet, &Step) -> Result<()>,
+        watch: &mut impl FnMut(&mut Fleet, &[Hit<'_>]) -> Result<()>,
     ) -> Result<()> {
         let mut faults: Vec<Ordered<'_>> = Vec::new();
         for order in &self.orders {
@@ -149,7 +149,10 @@ impl Step {
         });
         let held = injected
             .and_then(|()| self.hold(fleet, &mut faults))
-            .and_then(|()| watch(fleet, self));
+            .and_then(|()| {
+                let hits = faults.iter().map(Ordered::hit);
+                watch(fleet, &hits.collect::<Vec<_>>())
+            });
         // Whatever happened: what was begun is ended, all of it.
         let mut outcome = held;
         for one in faults[..begun].iter_mut().rev() {
@@ -181,6 +184,14 @@ impl Step {
     }
 }
 
+/// A fault that lasts, and whom it hits.
+#[derive(Clone, Copy, Debug)]
+pub struct Hit<'a> {
+    /// See [`Kind::name`].
+    pub fault: &'static str,
+    pub victims: &'a [usize],
+}
+
 /// A fault on its way.
 struct Ordered<'a> {
     kind: &'static Kind,
@@ -189,6 +200,13 @@ struct Ordered<'a> {
 }
 
 impl Ordered<'_> {
+    fn hit(&self) -> Hit<'_> {
+        Hit {
+            fault: self.kind.name,
+            victims: self.fault.victims(),
+        }
+    }
+
     fn inject(&mut self, fleet: &mut Fleet) -> Result<()> {
         if fleet.healthy().is_empty() {
             fleet

@@ -32,6 +32,10 @@ impl Fault for Stop {
         Ok(())
     }
 
+    fn victims(&self) -> &[usize] {
+        &self.victims
+    }
+
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         for number in self.victims.drain(..) {
             fleet.revive(number)?;

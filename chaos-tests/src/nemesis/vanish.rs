@@ -29,6 +29,10 @@ impl Fault for Vanish {
         fleet.vanish(victim)
     }
 
+    fn victims(&self) -> &[usize] {
+        self.victim.as_slice()
+    }
+
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         if let Some(victim) = self.victim.take() {
             fleet.recover_volume(victim)?;

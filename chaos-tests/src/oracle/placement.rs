@@ -71,6 +71,16 @@ impl Owners {
         self.of_slot(usize::from(u16::from_be_bytes([hash[0], hash[1]])) >> 2)
     }
 
+    /// How many slots each owner has.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<u64, u64> {
+        let mut counts = BTreeMap::new();
+        for owner in self.slots.iter().flatten() {
+            *counts.entry(*owner).or_default() += 1;
+        }
+        counts
+    }
+
     /// The owners of a slot.
     #[must_use]
     pub fn of_slot(&self, slot: usize) -> &[u64] {

@@ -6,12 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow, ensure};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::Value;
 
 use super::{
+    at_rest,
     events::Done,
     ground::Ground,
+    named,
     play::{Plot, busy, conclusion, note, play},
     report::Report,
     steps::{self, Look},
@@ -22,13 +24,12 @@ use crate::{
     buildstream::{BuildStream, Release},
     fleet::{Fleet, clock},
     history,
-    invariants::{bounds, honesty, logs},
+    invariants::{bounds, logs},
     load::Nodes,
-    nemesis::{self, Needs, Script, Step},
+    nemesis::{self, Needs, Script},
     oracle::doubt::Cut,
     rig::{self, Backing, room::Inside},
     scenario::{Limits, Scenario},
-    wait::until,
 };
 
 /// A run that has not ended by then hangs.
@@ -44,24 +45,6 @@ const BOUNDS: bounds::Limits = bounds::Limits {
     threads: 300,
     growth_per_hour: 0.02,
 };
-
-/// Until the others say that a node is down.
-const NAMED_LIMIT: Duration = Duration::from_secs(30);
-
-/// Faults after which a node is down, and nothing else is wrong.
-const DOWN: [&str; 7] = [
-    "kill",
-    "kill-leader",
-    "stop",
-    "stop-leader",
-    "power-cut",
-    "power-cut-leader",
-    "torn-cut",
-];
-
-/// Faults after which the volume of a node is out of use, and nothing else is
-/// wrong: it serves from the others.
-const FENCED: [&str; 2] = ["write-errors", "sync-errors"];
 
 /// Which run.
 #[derive(Clone, Copy, Debug)]
@@ -169,19 +152,31 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         lease: scenario.lease(),
         builders,
     };
-    let pushes = play(&mut ground, &plot, trial.dir(), report)?;
+    let played = play(&mut ground, &plot, trial.dir(), report)?;
     let taken = watch.finish();
     report.rss_peak_bytes = bounds::rss_peak(&taken);
     note(report, "bounds", bounds::check(&taken, BOUNDS));
-    drop(ground);
     let logs = logs::check(trial.dir(), &scenario.explained());
     note(report, "logs", logs.map(drop));
     if ground_is_real {
         let shown = logs::shown(trial.dir(), scenario.shown_by);
         note(report, "what it is about", shown);
     }
+    if played.is_settled {
+        let fleet = &mut ground.fleet;
+        match at_rest::check(fleet, &played.promised) {
+            Ok(blobs) => report.blobs_in_place = blobs as u64,
+            Err(error) => note(report, "copies", Err(error)),
+        }
+        // Once more, with what nodes said at their end.
+        let logs = logs::check(trial.dir(), &at_rest::explained(scenario.explained()));
+        note(report, "logs at the end", logs.map(drop));
+    }
+    drop(ground);
     let done = Done::read(&trial.dir().join("events.jsonl"))?;
-    report.failovers_ms = done.failovers(&pushes);
+    report.failovers_ms = done.failovers(&played.pushes);
+    report.read_gaps_ms = done.read_gaps(&played.reads);
+    report.restarts_ms = done.restarts(&played.pushes);
     report.faults = done.faults;
     report.problems.extend(done.problems);
     Ok(())
@@ -223,6 +218,10 @@ impl Ground for Staged {
         self.fleet.enter()
     }
 
+    fn is_rotten(&self) -> bool {
+        self.fleet.is_rotten()
+    }
+
     fn cuts(&self, clock: history::Clock) -> Vec<Cut> {
         let cuts = self.fleet.cuts().iter();
         cuts.map(|cut| Cut {
@@ -241,58 +240,9 @@ impl Ground for Staged {
         let limits = self.limits.times(busy());
         let mut last = Look::take(&self.fleet)?;
         self.script
-            .run_watched(&mut self.fleet, insist_named, |fleet, step| {
+            .run_watched(&mut self.fleet, named::insist, |fleet, step| {
                 last = steps::judge(fleet, step, &last, limits)?;
                 Ok(())
             })
     }
-}
-
-/// While nodes are down, or their volumes out of use, and nothing else is
-/// wrong, those that serve say so.
-fn insist_named(fleet: &mut Fleet, step: &Step) -> Result<()> {
-    let all = |faults: &[&str]| {
-        let mut orders = step.orders.iter();
-        orders.all(|order| faults.contains(&&*order.fault))
-    };
-    let is_fenced = all(&FENCED);
-    if step.orders.is_empty() || !(is_fenced || all(&DOWN)) {
-        return Ok(());
-    }
-    let healthy = fleet.healthy();
-    let members = fleet.members();
-    let hurt: Vec<usize> = members
-        .iter()
-        .copied()
-        .filter(|number| !healthy.contains(number))
-        .collect();
-    // Without a majority nobody is told anything.
-    if hurt.is_empty() || healthy.len() * 2 <= members.len() {
-        return Ok(());
-    }
-    let names: Vec<String> = hurt
-        .iter()
-        .map(|number| fleet.node(*number).name.clone())
-        .collect();
-    let (asked, broken) = match is_fenced {
-        true => (members, honesty::Broken::fenced(&names)),
-        false => (healthy, honesty::Broken::down(&names)),
-    };
-    for number in asked {
-        let mut last = anyhow!("it was not asked");
-        let what = format!("{} to name {names:?}", fleet.node(number).name);
-        let named = until(what, NAMED_LIMIT, || {
-            let told = fleet.status(number);
-            match told.and_then(|status| honesty::named(&status, &broken)) {
-                Ok(()) => Ok(Some(())),
-                Err(hidden) => {
-                    last = hidden;
-                    Ok(None)
-                }
-            }
-        });
-        ensure!(named.is_ok(), "honesty: {named:?}: {last:#}");
-    }
-    fleet.events().enter("named", json!(names));
-    Ok(())
 }

@@ -20,6 +20,12 @@ pub trait Ground {
     /// Moves the calling thread to where clients are, until it is dropped.
     fn enter(&self) -> Result<Option<Inside>>;
 
+    /// Whether stored bytes were changed on purpose: some may have been read by
+    /// nobody yet.
+    fn is_rotten(&self) -> bool {
+        false
+    }
+
     /// Which machines lost power so far, by the clock of the run.
     fn cuts(&self, clock: Clock) -> Vec<Cut>;
 

@@ -1,8 +1,9 @@
 //! One run of a scenario, from an empty machine to a verdict.
 //!
 //! ```text
-//!  fleet ──► work begins ──► faults, healed ──► settled ──► full scan ──► verdict
-//!  ground      work            scenario::Plan     invariants     judge      record
+//!  fleet ──► work begins ──► faults, healed ──► settled ──► full scan ──► verdict ──► copies counted
+//!  ground      work          scenario::Plan,    invariants               judge,      at_rest
+//!                            named                                       record
 //! ```
 //!
 //! - [`Ground`](ground::Ground) is what a run stands on: a fleet of its own, or
@@ -16,10 +17,12 @@
 //!
 //! [`Tally`] adds up what all runs did.
 
+mod at_rest;
 mod events;
 mod fleet;
 pub mod ground;
 mod judge;
+mod named;
 mod play;
 mod record;
 mod report;

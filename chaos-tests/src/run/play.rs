@@ -11,13 +11,14 @@ use super::{
     judge::{Terms, judge},
     record::{self, Record},
     report::Report,
-    work::{Built, Kind, Part, Working},
+    work::{Built, Kind, Part, Worked, Working},
 };
 use crate::{
     builds::Builders,
     history::{Clock, Operation, Outcome},
     invariants::{availability, complete, convergence, durable, pace},
     load::{
+        content::Name,
         ledger::{self, Entry},
         meter::{self, Rpc},
     },
@@ -62,9 +63,12 @@ pub(super) struct Plot<'a> {
 /// What there is to judge when the work has ended.
 struct Judged {
     parts: Vec<Part>,
+    /// See [`Worked`].
+    reads: Vec<Operation>,
+    reading: Result<()>,
     clock: Clock,
     /// From the first call until the work ended, and of that the faults.
-    worked: Range<u64>,
+    course: Range<u64>,
     faults: Range<u64>,
     /// The cluster has come back.
     is_whole: bool,
@@ -85,14 +89,28 @@ pub(super) fn busy() -> f64 {
     (wanting.unwrap_or(0.0) / processors as f64).max(1.0)
 }
 
-/// Plays it, and enters what came of it into the report; gives the pushes of
-/// refs. Everything is written to `dir`.
+/// What a run was, for whoever looks further.
+#[derive(Default)]
+pub(super) struct Played {
+    /// The pushes of refs, and reads of them.
+    pub(super) pushes: Vec<Operation>,
+    /// Reads of blobs that were tried until they were answered.
+    pub(super) reads: Vec<Operation>,
+    /// Blobs that clients were promised.
+    pub(super) promised: Vec<Name>,
+    /// Every node has said that all is whole, as of a look at what the others
+    /// hold that it made after the last write.
+    pub(super) is_settled: bool,
+}
+
+/// Plays it, and enters what came of it into the report. Everything is written
+/// to `dir`.
 pub(super) fn play(
     ground: &mut dyn Ground,
     plot: &Plot<'_>,
     dir: &Path,
     report: &mut Report,
-) -> Result<Vec<Operation>> {
+) -> Result<Played> {
     let begun = busy();
     let inside = ground.enter()?;
     let working = Working::start(
@@ -118,28 +136,38 @@ pub(super) fn play(
             trouble
         })
         .and_then(|()| working.go_on(plot.work, AFTERWARDS));
-    let worked = begin..clock.now();
+    let course = begin..clock.now();
     let is_whole = outcome.is_ok();
     note(report, "the run", outcome);
     ground.note("work ends", json!({}));
-    let (parts, built) = working.finish()?;
+    let Worked {
+        parts,
+        reads,
+        reading,
+        built,
+    } = working.finish()?;
     let slack = begun.max(busy());
     ground.note("limits of time are wider by", json!(slack));
-    if is_whole {
-        settle(ground, plot.limits.times(slack), report);
-    }
+    let limits = plot.limits.times(slack);
+    let is_settled = is_whole && settle(ground, limits, report);
     if let Some(built) = built {
         note(report, "builds", pull_builds(ground, plot, built, is_whole));
     }
     let judged = Judged {
         parts,
+        reads,
+        reading,
         clock,
-        worked,
+        course,
         faults,
         is_whole,
         slack,
     };
-    judge_all(ground, plot, judged, dir, report)
+    let played = judge_all(ground, plot, judged, dir, report)?;
+    Ok(Played {
+        is_settled,
+        ..played
+    })
 }
 
 /// Insists that no build failed, and that each is found afterwards.
@@ -154,17 +182,23 @@ fn pull_builds(ground: &dyn Ground, plot: &Plot<'_>, built: Built, is_whole: boo
     Ok(())
 }
 
-fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) {
+/// Waits until all is settled; whether it is.
+fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) -> bool {
     let admins = ground.admins();
     if admins.is_empty() {
         ground.note("nobody can be asked whether all is settled", json!({}));
-        return;
+        return false;
     }
     ground.note("waits until all is settled", json!({}));
-    let settled = ground
-        .enter()
-        .and_then(|_inside| convergence::wait(&admins, limits.settled));
+    let settled = ground.enter().and_then(|_inside| {
+        if ground.is_rotten() {
+            convergence::wait_verified(&admins, limits.settled)?;
+        }
+        convergence::wait_anew(&admins, limits.settled)
+    });
+    let is_settled = settled.is_ok();
     note(report, "convergence", settled);
+    is_settled
 }
 
 fn judge_all(
@@ -173,11 +207,13 @@ fn judge_all(
     judged: Judged,
     dir: &Path,
     report: &mut Report,
-) -> Result<Vec<Operation>> {
+) -> Result<Played> {
     let Judged {
         parts,
+        reads,
+        reading,
         clock,
-        worked,
+        course,
         faults,
         is_whole,
         slack,
@@ -185,6 +221,7 @@ fn judge_all(
     let mut ends = Vec::new();
     let doubt = Doubt::of(&ground.cuts(clock));
     let terms = Terms::new(plot.work.reads, plot.is_calm, doubt, plot.lease);
+    note(report, "reading", reading);
     let kinds = parts.iter().map(|part| part.kind).collect();
     Record {
         scenario: plot.name.into(),
@@ -193,7 +230,10 @@ fn judge_all(
         kinds,
     }
     .save(dir)?;
-    let mut pushes = Vec::new();
+    let mut played = Played {
+        reads,
+        ..Played::default()
+    };
     let mut calls = meter::Report::default();
     for Part { kind, done } in parts {
         let name = kind.name();
@@ -210,6 +250,7 @@ fn judge_all(
         });
         ground.note("done", counts);
         report.acknowledged += entries.len() as u64;
+        played.promised.extend(ledger::blobs(&entries));
         calls.merge(&done.report);
         let mut history = done.history;
         let answered = history.iter().filter(|op| op.outcome == Outcome::Ok);
@@ -227,17 +268,17 @@ fn judge_all(
         note(report, name, verdict.insist());
         if matches!(kind, Kind::Refs | Kind::Artifacts) {
             report.ref_operations += verdict.operations as u64;
-            pushes.extend(history);
+            played.pushes.extend(history);
         }
     }
     let limits = plot.limits.times(slack);
     let insists = plot.is_calm && slack <= CROWDED;
     note(report, "availability", available(&calls, limits, insists));
     if let Some(least) = limits.pace.filter(|_| is_whole) {
-        let kept = pace::check(&ends, &worked, &faults, least);
+        let kept = pace::check(&ends, &course, &faults, least);
         note(report, "pace", kept);
     }
-    Ok(pushes)
+    Ok(played)
 }
 
 /// Reads everything back that was promised; gives the reads of refs.

@@ -25,11 +25,22 @@ pub struct Report {
     pub acknowledged: u64,
     /// Reads of the full scan.
     pub reads: u64,
+    /// Blobs of which, when all had ended, each owner and nobody else had a copy.
+    #[serde(default)]
+    pub blobs_in_place: u64,
     /// Milliseconds from each kill of a leader to the next acknowledged push.
     pub failovers_ms: Vec<u64>,
     /// The most memory that a node had, in bytes.
     #[serde(default)]
     pub rss_peak_bytes: u64,
+    /// Milliseconds of the longest read of a blob, tried until it was answered,
+    /// at each kill of a node.
+    #[serde(default)]
+    pub read_gaps_ms: Vec<u64>,
+    /// Milliseconds from the start of a majority after a power cut of all to the
+    /// next acknowledged push.
+    #[serde(default)]
+    pub restarts_ms: Vec<u64>,
     /// What must not have been; empty if the run passed.
     pub problems: Vec<String>,
     /// The folder of a run that did not pass, or that was ordered to be kept.
@@ -107,8 +118,14 @@ impl fmt::Display for Report {
         if *rss_peak_bytes > 0 {
             write!(out, ", nodes of {} MiB at most", rss_peak_bytes >> 20)?;
         }
-        if !self.failovers_ms.is_empty() {
-            write!(out, ", leaders back after {:?} ms", self.failovers_ms)?;
+        for (what, times) in [
+            ("leaders back after", &self.failovers_ms),
+            ("longest reads", &self.read_gaps_ms),
+            ("pushes again after", &self.restarts_ms),
+        ] {
+            if !times.is_empty() {
+                write!(out, ", {what} {times:?} ms")?;
+            }
         }
         Ok(())
     }

@@ -34,11 +34,20 @@ pub struct Tally {
     pub reads: u64,
     /// Problems of all runs.
     pub violations: u64,
-    /// From the kill of a leader to the next acknowledged push.
+    /// See [`Report::blobs_in_place`].
+    #[serde(default)]
+    pub blobs_in_place: u64,
+    /// See [`Report::failovers_ms`].
     pub failovers_ms: Vec<u64>,
     /// The most memory that any node had, in bytes.
     #[serde(default)]
     pub rss_peak_bytes: u64,
+    /// See [`Report::read_gaps_ms`].
+    #[serde(default)]
+    pub read_gaps_ms: Vec<u64>,
+    /// See [`Report::restarts_ms`].
+    #[serde(default)]
+    pub restarts_ms: Vec<u64>,
 }
 
 impl Tally {
@@ -90,20 +99,26 @@ impl Tally {
         self.acknowledged += report.acknowledged;
         self.reads += report.reads;
         self.violations += report.problems.len() as u64;
-        self.failovers_ms.extend(&report.failovers_ms);
-        let surplus = self.failovers_ms.len().saturating_sub(KEPT);
-        self.failovers_ms.drain(..surplus);
+        self.blobs_in_place += report.blobs_in_place;
+        keep(&mut self.failovers_ms, &report.failovers_ms);
+        keep(&mut self.read_gaps_ms, &report.read_gaps_ms);
+        keep(&mut self.restarts_ms, &report.restarts_ms);
     }
+}
 
-    /// Milliseconds within which this share of the pushes was acknowledged
-    /// after a leader was killed.
-    #[must_use]
-    pub fn failover_ms(&self, share: f64) -> Option<u64> {
-        let mut sorted = self.failovers_ms.clone();
-        sorted.sort_unstable();
-        let rank = (sorted.len() as f64 * share).ceil() as usize;
-        sorted.get(rank.saturating_sub(1)).copied()
-    }
+/// Adds times, and keeps the last.
+fn keep(all: &mut Vec<u64>, new: &[u64]) {
+    all.extend(new);
+    let surplus = all.len().saturating_sub(KEPT);
+    all.drain(..surplus);
+}
+
+/// The time within which this share of the times is.
+fn within(times: &[u64], share: f64) -> Option<u64> {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
 }
 
 impl fmt::Display for Tally {
@@ -131,16 +146,29 @@ impl fmt::Display for Tally {
         writeln!(
             out,
             "{operations} operations judged ({ref_operations} of refs), {acknowledged} promises, \
-             {reads} reads back, {violations} violations"
+             {reads} reads back, {} blobs counted on disk, {violations} violations",
+            self.blobs_in_place
         )?;
         writeln!(out, "nodes of {} MiB at most", rss_peak_bytes >> 20)?;
-        let at = |share| self.failover_ms(share);
-        if let (Some(p50), Some(p99), Some(max)) = (at(0.5), at(0.99), at(1.0)) {
-            writeln!(
-                out,
-                "{} leaders killed; next acknowledged push: p50 {p50} ms, p99 {p99} ms, max {max} ms",
-                self.failovers_ms.len()
-            )?;
+        for (what, times) in [
+            ("leaders killed; next push", &self.failovers_ms),
+            (
+                "nodes killed; longest read with retries",
+                &self.read_gaps_ms,
+            ),
+            (
+                "power cuts of all; push after a majority began",
+                &self.restarts_ms,
+            ),
+        ] {
+            let at = |share| within(times, share);
+            if let (Some(p50), Some(p99), Some(max)) = (at(0.5), at(0.99), at(1.0)) {
+                let count = times.len();
+                writeln!(
+                    out,
+                    "{count} {what}: p50 {p50} ms, p99 {p99} ms, max {max} ms"
+                )?;
+            }
         }
         Ok(())
     }
@@ -182,9 +210,14 @@ mod tests {
         );
         assert_eq!((tally.operations, tally.faults["kill"]), (1000, 200));
         assert_eq!((tally.ref_operations, tally.rss_peak_bytes), (300, 4 << 20));
-        assert_eq!(tally.failover_ms(0.5), Some(74));
-        assert_eq!(tally.failover_ms(0.99), Some(123));
-        assert_eq!(tally.failover_ms(1.0), Some(124));
-        assert_eq!(Tally::default().failover_ms(0.5), None);
+        let at = |share| within(&tally.failovers_ms, share);
+        assert_eq!([at(0.5), at(0.99), at(1.0)], [74, 123, 124].map(Some));
+        assert_eq!(within(&[], 0.5), None);
+        let text = tally.to_string();
+        assert!(
+            text.contains("100 leaders killed; next push: p50 74 ms, p99 123 ms, max 124 ms"),
+            "{text}"
+        );
+        assert!(!text.contains("longest read"), "{text}");
     }
 }

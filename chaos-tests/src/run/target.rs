@@ -148,7 +148,7 @@ impl Target {
         let played = play(&mut ground, &plot, dir, &mut report);
         let done = Done::read(&dir.join("events.jsonl"))?;
         match played {
-            Ok(pushes) => report.failovers_ms = done.failovers(&pushes),
+            Ok(played) => report.failovers_ms = done.failovers(&played.pushes),
             Err(error) => note(&mut report, "the run", Err(error)),
         }
         report.faults = done.faults;

@@ -11,8 +11,8 @@ use crate::{
     builds::{self, Builders, Builds},
     buildstream::{Project, Release, SourceKind},
     gate::Gate,
-    history::Clock,
-    load::{Artifacts, Blobs, Done, Ledger, Load, Nodes, Options, Presence, Refs},
+    history::{Clock, Operation},
+    load::{Artifacts, Blobs, Done, Ledger, Load, Nodes, Options, Presence, Reading, Refs},
     scenario::Work,
     seeded::Words,
 };
@@ -25,6 +25,10 @@ const FETCHES: usize = 60;
 
 /// Digests of one question.
 const DIGESTS: usize = 200;
+
+/// Reads in a second for the figure of how long a fault keeps readers waiting.
+/// One follows the other, so that none is missed.
+const READS_PER_SECOND: f64 = 30.0;
 
 /// Clients of each workload.
 const CLIENTS: u32 = 8;
@@ -64,11 +68,23 @@ pub(super) struct Working {
     loads: Vec<(Kind, Load)>,
     /// Dropped in this order: the builds need the balancer.
     builds: Option<(Builds, Balancer)>,
+    reading: Option<Load>,
     pub(super) clock: Clock,
 }
 
 /// What was built, or why a build failed.
 pub(super) type Built = Result<(Project, builds::Done)>;
+
+/// What they left behind.
+pub(super) struct Worked {
+    pub(super) parts: Vec<Part>,
+    /// Reads that were tried until they were answered.
+    pub(super) reads: Vec<Operation>,
+    /// What these were told that must not be.
+    pub(super) reading: Result<()>,
+    /// Where there were real builds.
+    pub(super) built: Option<Built>,
+}
 
 /// What one of them left behind.
 pub(super) struct Part {
@@ -103,6 +119,7 @@ impl Working {
         };
         let mut loads = Vec::new();
         let mut uploads = None;
+        let mut promised = None;
         if work.refs > 0.0 {
             let options = options(Kind::Refs, work.refs)?;
             loads.push((Kind::Refs, Load::start(Refs::new(KEYS, FETCHES), options)?));
@@ -110,6 +127,7 @@ impl Working {
         if work.blobs > 0.0 {
             let options = options(Kind::Blobs, work.blobs)?;
             uploads = Some(options.ledger.clone());
+            promised = Some(options.ledger.clone());
             let blobs = Blobs::new(work.blob_bytes);
             loads.push((Kind::Blobs, Load::start(blobs, options)?));
         }
@@ -131,9 +149,23 @@ impl Working {
             .builds
             .then(|| start_builds(builders, nodes.clone(), seed))
             .transpose()?;
+        let start_reading = |promised: Ledger| {
+            let options = Options {
+                nodes,
+                seed,
+                clients: 1,
+                per_second: READS_PER_SECOND,
+                call_limit: CALL_LIMIT,
+                clock,
+                ledger: Ledger::default(),
+            };
+            Load::start(Reading { promised }, options)
+        };
+        let reading = promised.map(start_reading).transpose()?;
         Ok(Working {
             loads,
             builds,
+            reading,
             clock,
         })
     }
@@ -160,17 +192,25 @@ impl Working {
     }
 
     /// Ends them after the rounds that are under way.
-    pub(super) fn finish(self) -> Result<(Vec<Part>, Option<Built>)> {
+    pub(super) fn finish(self) -> Result<Worked> {
         let built = self.builds.map(|(builds, balancer)| {
             let built = builds.finish();
             drop(balancer);
             built
         });
+        let reading = self.reading.map(Load::finish).transpose()?;
         let parts = self.loads.into_iter().map(|(kind, load)| {
             let done = load.finish()?;
             Ok(Part { kind, done })
         });
-        Ok((parts.collect::<Result<_>>()?, built))
+        let parts = parts.collect::<Result<_>>()?;
+        let insist = reading.as_ref().map_or(Ok(()), Done::insist);
+        Ok(Worked {
+            parts,
+            reads: reading.map_or_else(Vec::new, |done| done.history),
+            reading: insist,
+            built,
+        })
     }
 }
 

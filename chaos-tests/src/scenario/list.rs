@@ -208,6 +208,8 @@ pub static SCENARIOS: &[Scenario] = &[
         "one node after the other is killed and comes back"),
     scenario("kill-leader", &[2], (FIVE, REFS, LEADER), turns!(3: ["kill-leader"] 1000),
         "whoever leads is killed; refs are read as of one machine"),
+    scenario("kill-leaders", &[2], (FIVE, REFS, LEADER), turns!(10: ["kill-leader"] 500),
+        "leaders are killed, one after the other"),
     scenario("kill-leader-available", &[2], (THREE, ALL, LEADER), turns!(2: ["kill-leader"] 1000),
         "whoever leads is killed, under all workloads"),
     scenario("stop-leader", &[3], (THREE, REFS, ONE.slowest_push(Duration::from_secs(1))), turns!(2: ["stop-leader"] 1000),

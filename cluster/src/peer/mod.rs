@@ -157,6 +157,9 @@ pub struct RepairReport {
     pub settled: bool,
     /// Why the last look did not end well; empty if it did.
     pub trouble: String,
+    /// Milliseconds since the last look that has ended began: what came or went
+    /// after that is in none of these figures. 0 before the first.
+    pub look_age_ms: u64,
 }
 
 /// How far verifying the copies at rest has come.

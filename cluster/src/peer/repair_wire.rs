@@ -126,6 +126,7 @@ pub(super) fn report_message(report: Report) -> ReportResponse {
             settled_epoch: repair.settled_epoch,
             settled: repair.settled,
             trouble: repair.trouble,
+            look_age_ms: repair.look_age_ms,
         }),
         scrub: Some(report_response::Scrub {
             running: scrub.running,
@@ -157,6 +158,7 @@ pub(super) fn report_of(message: ReportResponse) -> Report {
             settled_epoch: repair.settled_epoch,
             settled: repair.settled,
             trouble: repair.trouble,
+            look_age_ms: repair.look_age_ms,
         },
         scrub: ScrubReport {
             running: scrub.running,

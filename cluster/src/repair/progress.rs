@@ -25,6 +25,8 @@ pub(super) struct Progress {
 #[derive(Default)]
 struct Inner {
     report: RepairReport,
+    /// When the last look began that has ended.
+    looked: Option<Instant>,
     /// Bytes fetched by time, oldest first, at most `WINDOW / STEP` entries.
     recent: VecDeque<(Instant, u64)>,
     /// Blobs and bytes seen in lists, for a guess at the size of those that
@@ -35,16 +37,27 @@ struct Inner {
 impl Progress {
     pub(super) fn report(&self) -> RepairReport {
         let mut inner = self.lock();
-        inner.forget(Instant::now());
+        let now = Instant::now();
+        inner.forget(now);
+        let age = inner.looked.map_or(Duration::ZERO, |at| now - at);
         let bytes: u64 = inner.recent.iter().map(|(_, bytes)| bytes).sum();
         RepairReport {
             bytes_per_second: bytes / WINDOW.as_secs(),
+            look_age_ms: age.as_millis() as u64,
             ..inner.report.clone()
         }
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut RepairReport)) {
         change(&mut self.lock().report);
+    }
+
+    /// A look has ended that began then; what it found goes into the report in
+    /// the same moment.
+    pub(super) fn looked(&self, began: Instant, change: impl FnOnce(&mut RepairReport)) {
+        let mut inner = self.lock();
+        inner.looked = Some(began);
+        change(&mut inner.report);
     }
 
     /// So many blobs are lacking, so many held for others.

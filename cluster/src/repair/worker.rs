@@ -136,6 +136,7 @@ impl Worker {
     }
 
     async fn round(&mut self, news: &News) -> Round {
+        let began = Instant::now();
         let view = self.inbox.look();
         let mut round = Round::default();
         if view.current().is_none() || view.member(self.me).is_none() {
@@ -155,7 +156,7 @@ impl Worker {
             self.mark(&view, &accounts, &mut round).await;
             self.offer(&view, &accounts, &mut round).await;
         }
-        self.conclude(&view, &accounts, &round);
+        self.conclude(began, &view, &accounts, &round);
         round
     }
 
@@ -267,10 +268,10 @@ impl Worker {
         }
     }
 
-    fn conclude(&self, view: &View, accounts: &Accounts, round: &Round) {
+    fn conclude(&self, began: Instant, view: &View, accounts: &Accounts, round: &Round) {
         let all = plan::all_reached(view, accounts);
         let trouble = round.trouble.clone().unwrap_or_default();
-        self.progress.change(|report| {
+        self.progress.looked(began, |report| {
             report.settled = all
                 && round.moved == 0
                 && round.put_off == 0

@@ -154,6 +154,7 @@ fn repair(report: RepairReport) -> RepairStatus {
         settled: report.settled,
         settled_epoch: report.settled_epoch,
         trouble: report.trouble,
+        look_age_ms: report.look_age_ms,
     }
 }
 

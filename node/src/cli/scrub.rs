@@ -21,7 +21,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// Every node verifies all its copies in the background, once in `scrub.every`
 /// (see `weir settings`). Damaged copies are set aside and fetched again from
-/// other nodes.
+/// other nodes. With --now a node also compares at once what it holds with what
+/// the others hold, and fetches what it lacks.
 ///
 /// Examples:
 ///   weir scrub

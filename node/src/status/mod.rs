@@ -115,6 +115,10 @@ pub struct RepairStatus {
     pub settled_epoch: u64,
     /// Why the last look did not end well; empty if it did.
     pub trouble: String,
+    /// Milliseconds since the last look began that has ended; what came or went
+    /// later is in none of these figures. 0 before the first.
+    #[serde(default)]
+    pub look_age_ms: u64,
 }
 
 /// How far verifying the copies at rest has come.

@@ -45,6 +45,12 @@ fn a_wrong_start_is_refused_with_what_to_do() {
     refused(&["fsck", &node.data()], "in use by another process");
     node.stop();
     assert!(succeeds(&["fsck", &node.data()]).contains("0 damaged"));
+    let listed = succeeds(&["fsck", &node.data(), "--list", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        (&listed["damaged"], &listed["blobs"]),
+        (&0.into(), &Value::Array(vec![]))
+    );
     let identity = Path::new(&node.data()).join("node.json");
     let text = fs::read_to_string(&identity).unwrap();
     fs::write(&identity, text.replace("\"format\": 1", "\"format\": 2")).unwrap();

@@ -13,6 +13,7 @@ use super::{LocalStore, StoreConfig, cleaner, keeper};
 mod crash;
 mod eviction;
 mod faults;
+mod fsck;
 mod inventory;
 mod model;
 mod ranges;

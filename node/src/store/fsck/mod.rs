@@ -4,9 +4,11 @@
 //! files alone give. `repair` sets damaged files aside and removes the
 //! checkpoint, so that the next start rebuilds the index from the truth.
 
+mod report;
+
 use std::{
-    collections::{HashMap, HashSet},
-    fmt, io,
+    collections::{BTreeMap, HashSet},
+    io,
     path::Path,
 };
 
@@ -16,6 +18,7 @@ use weir_cluster::{
     journal::disk::{Disk, DiskFile, read_exact_at},
 };
 
+pub use self::report::{FsckReport, Holdings, Place};
 use super::{
     OpenError, checkpoint, files,
     index::Location,
@@ -24,32 +27,16 @@ use super::{
     segments::{self, SEGMENT_HEADER},
 };
 
-/// Most damages that are listed one by one; the count has all.
-const LISTED_MAX: usize = 1000;
-
 /// Bytes of a file read at a time.
 const PIECE: u64 = 4 * files::CHUNK;
 
-/// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FsckReport {
-    /// Intact blobs in segments, each counted once.
-    pub small_blobs: u64,
-    /// Intact blobs in files.
-    pub large_blobs: u64,
-    /// Bytes of the intact blobs.
-    pub bytes: u64,
-    /// Damaged records and files, and entries of the checkpoint that lead to
-    /// no intact record.
-    pub damaged: u64,
-    /// The first of the damages, a line each.
-    pub damages: Vec<String>,
-    /// Whether there is a checkpoint that can be read.
-    pub checkpoint: bool,
-}
-
 /// Reads everything and changes nothing. The store must not be open.
 pub fn check(disk: &dyn Disk) -> Result<FsckReport, OpenError> {
+    Ok(run(disk, false)?.0)
+}
+
+/// As [`check`], and gives what the store holds. It must not be open.
+pub fn list(disk: &dyn Disk) -> Result<(FsckReport, Holdings), OpenError> {
     run(disk, false)
 }
 
@@ -57,14 +44,17 @@ pub fn check(disk: &dyn Disk) -> Result<FsckReport, OpenError> {
 /// start. Damaged records stay in their segments, unreachable, until the
 /// cleaner removes these. The store must not be open.
 pub fn repair(disk: &dyn Disk) -> Result<FsckReport, OpenError> {
-    run(disk, true)
+    Ok(run(disk, true)?.0)
 }
 
-fn run(disk: &dyn Disk, repair: bool) -> Result<FsckReport, OpenError> {
+/// Digests of intact records, by place.
+type Records = BTreeMap<Location, Digest>;
+
+fn run(disk: &dyn Disk, repair: bool) -> Result<(FsckReport, Holdings), OpenError> {
     let mut report = FsckReport::default();
     let intact = check_segments(disk, &mut report)?;
-    check_files(disk, repair, &mut report)?;
-    check_checkpoint(disk, &intact, &mut report)?;
+    let mut holdings = check_checkpoint(disk, &intact, &mut report)?;
+    check_files(disk, repair, &mut holdings, &mut report)?;
     if repair && report.damaged > 0 {
         for path in [checkpoint::CLEAN_PATH, checkpoint::PATH] {
             match disk.remove(Path::new(path)) {
@@ -77,15 +67,11 @@ fn run(disk: &dyn Disk, repair: bool) -> Result<FsckReport, OpenError> {
         disk.sync_dir(Path::new(""))
             .map_err(OpenError::io("cannot remove the checkpoint"))?;
     }
-    Ok(report)
+    Ok((report, holdings))
 }
 
-/// Intact records, by place.
-fn check_segments(
-    disk: &dyn Disk,
-    report: &mut FsckReport,
-) -> Result<HashMap<Location, Digest>, OpenError> {
-    let mut intact = HashMap::new();
+fn check_segments(disk: &dyn Disk, report: &mut FsckReport) -> Result<Records, OpenError> {
+    let mut intact = Records::new();
     let mut blobs = HashSet::new();
     let names = names(disk, Path::new(segments::DIR))?;
     let newest = names
@@ -101,12 +87,11 @@ fn check_segments(
             .open(&segments::path(number))
             .map_err(OpenError::io("cannot open a segment"))?;
         let header = read_exact_at(&*file, SEGMENT_HEADER as usize, 0);
-        match header.map(|header| segments::version_of(&header)) {
-            Ok(Some(version)) if version != segments::version() => {
-                return Err(OpenError::Version(version));
-            }
-            Ok(Some(_)) => {}
-            _ => report.damage(format!("segment {number}: header is damaged")),
+        let version = header.ok().and_then(|header| segments::version_of(&header));
+        if let Some(version) = version
+            && version != segments::version()
+        {
+            return Err(OpenError::Version(version));
         }
         let scanned = scan(
             &*file,
@@ -128,8 +113,12 @@ fn check_segments(
             },
         )
         .map_err(OpenError::io("cannot read a segment"))?;
-        // The newest segment may end in a write that was cut off.
+        // The newest segment may end in a write that was cut off, and that may
+        // be the one with which it begins.
         let is_newest = newest == Some(number);
+        if version.is_none() && !(is_newest && scanned.end == SEGMENT_HEADER) {
+            report.damage(format!("segment {number}: header is damaged"));
+        }
         let torn = is_newest || is_unwritten(&*file, scanned.end).unwrap_or(false);
         if scanned.unreadable || !torn {
             for found in scanned.rest {
@@ -147,7 +136,12 @@ fn damaged_record(report: &mut FsckReport, segment: u32, offset: u64, digest: Op
     report.damage(format!("segment {segment} offset {offset}: {what}"));
 }
 
-fn check_files(disk: &dyn Disk, repair: bool, report: &mut FsckReport) -> Result<(), OpenError> {
+fn check_files(
+    disk: &dyn Disk,
+    repair: bool,
+    holdings: &mut Holdings,
+    report: &mut FsckReport,
+) -> Result<(), OpenError> {
     for first in 0..=u8::MAX {
         let folder = files::folder(first);
         for name in names(disk, &folder)? {
@@ -162,6 +156,7 @@ fn check_files(disk: &dyn Disk, repair: bool, report: &mut FsckReport) -> Result
                 Ok(true) => {
                     report.large_blobs += 1;
                     report.bytes += digest.size;
+                    holdings.insert(digest, Place::File(files::path(&digest)));
                     continue;
                 }
                 Ok(false) => "bytes do not match".to_owned(),
@@ -203,29 +198,33 @@ pub(super) fn is_intact(file: &dyn DiskFile, digest: &Digest) -> io::Result<bool
 }
 
 /// Every entry must lead to the intact record of its blob, unless the cleaner
-/// has removed the segment since.
+/// has removed the segment since. Gives the small blobs that are held: what the
+/// checkpoint lists, and the records that it does not cover.
 fn check_checkpoint(
     disk: &dyn Disk,
-    intact: &HashMap<Location, Digest>,
+    intact: &Records,
     report: &mut FsckReport,
-) -> Result<(), OpenError> {
+) -> Result<Holdings, OpenError> {
     let opened =
         checkpoint::Reader::open(disk).map_err(OpenError::io("cannot read the checkpoint"))?;
     let Some(mut reader) = opened else {
-        return Ok(());
+        return Ok(held(intact.iter()));
     };
     let segments: HashSet<u32> = names(disk, Path::new(segments::DIR))?
         .iter()
         .filter_map(|name| segments::number_of(name))
         .collect();
+    let mut listed = Records::new();
     for _ in 0..checkpoint::SECTIONS {
         let Some(section) = reader.section() else {
             report.damage("the checkpoint is damaged".into());
-            return Ok(());
+            return Ok(held(intact.iter()));
         };
         for entry in section.small() {
             let (digest, place) = (entry.digest(), entry.location);
-            if segments.contains(&place.segment) && intact.get(&place) != Some(&digest) {
+            if intact.get(&place) == Some(&digest) {
+                listed.insert(place, digest);
+            } else if segments.contains(&place.segment) {
                 report.damage(format!(
                     "checkpoint: blob {digest} is not at segment {} offset {}",
                     place.segment,
@@ -235,7 +234,17 @@ fn check_checkpoint(
         }
     }
     report.checkpoint = true;
-    Ok(())
+    let uncovered = intact.range(reader.head.position..);
+    Ok(held(listed.iter().chain(uncovered)))
+}
+
+/// Of two records of a blob the later one counts.
+fn held<'a>(records: impl Iterator<Item = (&'a Location, &'a Digest)>) -> Holdings {
+    let held = records.map(|(place, digest)| {
+        let (segment, offset) = (place.segment, u64::from(place.offset) * ALIGN);
+        (*digest, Place::Record { segment, offset })
+    });
+    held.collect()
 }
 
 fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenError> {
@@ -247,42 +256,5 @@ fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(OpenError::io("cannot list the store's files")(error)),
-    }
-}
-
-impl FsckReport {
-    /// Whether nothing is damaged.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.damaged == 0
-    }
-
-    fn damage(&mut self, what: String) {
-        self.damaged += 1;
-        if self.damages.len() < LISTED_MAX {
-            self.damages.push(what);
-        }
-    }
-}
-
-impl fmt::Display for FsckReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} small and {} large blobs, {} bytes, {} damaged; checkpoint {}",
-            self.small_blobs,
-            self.large_blobs,
-            self.bytes,
-            self.damaged,
-            if self.checkpoint {
-                "read"
-            } else {
-                "absent or unreadable"
-            },
-        )?;
-        for damage in &self.damages {
-            writeln!(f, "damaged: {damage}")?;
-        }
-        Ok(())
     }
 }
