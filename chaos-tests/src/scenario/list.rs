@@ -88,12 +88,6 @@ const BUILDS: Work = Work {
     ..ARTIFACTS
 };
 
-/// Blobs that each have a file of their own.
-const LARGE: Work = Work {
-    blob_bytes: 3 << 20,
-    ..ALL
-};
-
 /// New contents all the time, most of which nobody reads again.
 const FILLING: Work = Work {
     refs: 10.0,
