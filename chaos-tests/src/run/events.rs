@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     history::{Kind, Operation, Outcome},
-    nemesis::NOT_ALONE,
+    nemesis::{BELIEVED, NOT_ALONE},
 };
 
 /// The step at which the clock of the histories was started.
@@ -66,10 +66,10 @@ impl Done {
                     }
                 }
                 "heal" => awaits_kill = false,
-                NOT_ALONE => {
+                found @ (NOT_ALONE | BELIEVED) => {
                     let (node, fault) = (&detail["node"], &detail["fault"]);
                     done.problems
-                        .push(format!("node {node} {NOT_ALONE} after {fault}"));
+                        .push(format!("node {node} {found} after {fault}"));
                 }
                 _ => {}
             }
@@ -116,12 +116,13 @@ mod tests {
 {"at_ms":2000,"what":"inject","detail":{"fault":"kill-leader","seed":1}}
 {"at_ms":2100,"what":"kill","detail":{}}
 {"at_ms":2200,"what":"did not come back by itself","detail":{"node":"n2","fault":"x"}}
+{"at_ms":2250,"what":"was believed","detail":{"node":"n2","fault":"removed-unaware"}}
 {"at_ms":2300,"what":"ki"#;
         let done = Done::of(lines.lines().filter_map(entry));
         assert_eq!(done.faults["kill"], 1);
         assert_eq!(done.faults["kill-leader"], 1);
         assert_eq!(done.leader_kills, [1_100_000]);
-        assert_eq!(done.problems.len(), 1);
+        assert_eq!(done.problems.len(), 2);
         let push = |start, end, outcome| Operation {
             process: 0,
             key: 0,
