@@ -7,6 +7,7 @@
 
 use std::{
     fs::{self, File},
+    io::{Read, Seek, SeekFrom},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -31,6 +32,9 @@ const DEATH_LIMIT: Duration = Duration::from_secs(20);
 /// before the whole group is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// How every panic is told.
+pub const PANIC: &str = "panicked at";
+
 /// Lines of output that an error about a process shows.
 const TAIL_LINES: usize = 40;
 
@@ -42,12 +46,16 @@ pub struct Process {
     log: PathBuf,
     trial: Trial,
     ended: Option<ExitStatus>,
+    /// How much of the log was looked through for [`PANIC`].
+    searched: u64,
+    has_panicked: bool,
 }
 
 impl Process {
     /// Starts `command` with output appended to `log`.
     pub fn spawn(trial: &Trial, name: &str, mut command: Command, log: &Path) -> Result<Process> {
         let out = File::options().create(true).append(true).open(log)?;
+        let searched = out.metadata()?.len();
         let child = command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
@@ -64,6 +72,8 @@ impl Process {
             log: log.to_owned(),
             trial: trial.clone(),
             ended: None,
+            searched,
+            has_panicked: false,
         })
     }
 
@@ -108,12 +118,31 @@ impl Process {
         until(what, limit, || self.status()).map_err(|error| anyhow!("{error}\n{}", self.tail()))
     }
 
-    /// An error when the process has ended, with the end of its log.
+    /// An error when the process has ended, with the end of its log, and when a
+    /// thread of it has panicked: nothing good can be waited for any more.
     pub fn still_runs(&mut self) -> Result<()> {
-        match self.status()? {
-            None => Ok(()),
-            Some(status) => bail!("{} ended early: {status}\n{}", self.name, self.tail()),
+        if let Some(status) = self.status()? {
+            bail!("{} ended early: {status}\n{}", self.name, self.tail());
         }
+        if self.has_panicked()? {
+            bail!("{} has panicked: see {}", self.name, self.log.display());
+        }
+        Ok(())
+    }
+
+    /// Whether its log tells of a panic since it was started.
+    fn has_panicked(&mut self) -> Result<bool> {
+        if !self.has_panicked {
+            let mut log = File::open(&self.log)?;
+            log.seek(SeekFrom::Start(self.searched))?;
+            let mut text = Vec::new();
+            let read = log.read_to_end(&mut text)?;
+            self.has_panicked = String::from_utf8_lossy(&text).contains(PANIC);
+            // The text may be there only half.
+            let kept = PANIC.len().min(read);
+            self.searched += (read - kept) as u64;
+        }
+        Ok(self.has_panicked)
     }
 
     /// `kill -9` of the whole group, and the leader reaped.
@@ -238,4 +267,29 @@ pub fn sweep(path: &Path) {
         }
         Ok(left.is_empty().then_some(()))
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also one whose text comes in two parts, and none of an earlier process
+    /// that wrote to the same log.
+    #[test]
+    fn a_panic_is_noticed_while_the_process_runs() {
+        Trial::run("process-panics", Duration::from_secs(60), |trial| {
+            let log = trial.dir().join("some.log");
+            fs::write(&log, "thread 'old' panicked at old.rs\n")?;
+            let mut command = Command::new("sh");
+            command.args(["-c", ":"]);
+            let mut process = Process::spawn(trial, "sh", command, &log)?;
+            for (text, is_well) in [("", true), ("thread 'x' panick", true), ("ed at x", false)] {
+                let mut file = File::options().append(true).open(&log)?;
+                std::io::Write::write_all(&mut file, text.as_bytes())?;
+                assert_eq!(process.has_panicked()?, !is_well, "{text:?}");
+            }
+            assert!(process.has_panicked()?, "it is not forgotten");
+            Ok(())
+        });
+    }
 }

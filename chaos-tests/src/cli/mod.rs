@@ -1,6 +1,7 @@
 //! `chaos`: runs scenarios, and judges them.
 
 mod failover;
+mod planted;
 mod smoke;
 mod soak;
 mod workers;
@@ -70,6 +71,10 @@ enum Command {
     /// Kill leaders, one after the other, and say how long the next push took
     /// each time. Use a program that is optimised, and an idle machine.
     Failover(FailoverArgs),
+    /// Plant bugs in `weir`, one a run, and insist that each is caught by the
+    /// scenario and the judge that are named for it. Needs programs that were
+    /// built without optimisation.
+    Planted(PlantedArgs),
     /// Judge the histories of a run again, from the folder that it kept.
     Replay {
         /// The folder.
@@ -168,6 +173,18 @@ struct FailoverArgs {
     ledger: LedgerArgs,
 }
 
+#[derive(Args)]
+struct PlantedArgs {
+    /// Only these bugs, with commas between them.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    only: Vec<String>,
+    /// Runs at the same time.
+    #[arg(long, default_value_t = 1)]
+    at_once: usize,
+    #[command(flatten)]
+    ledger: LedgerArgs,
+}
+
 impl LedgerArgs {
     fn file(&self) -> Result<PathBuf> {
         match &self.ledger {
@@ -186,6 +203,7 @@ pub fn main() -> ExitCode {
         Command::Smoke(args) => smoke::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::Planted(args) => planted::run(&args),
         Command::Replay { dir } => replay(&dir),
         Command::Disk { image, mount } => rig::faultdisk::serve(&image, &mount).map(|()| true),
         Command::Ledger { file } => {
@@ -275,7 +293,10 @@ fn run_one(args: &RunArgs) -> Result<bool> {
     if let Some(file) = &args.report {
         report.save(file)?;
     }
-    Tally::enter(&args.ledger.file()?, &report)?;
+    // What is planted says nothing about the program.
+    if report.planted.is_none() {
+        Tally::enter(&args.ledger.file()?, &report)?;
+    }
     tell(&report);
     Ok(report.has_passed())
 }

@@ -46,6 +46,7 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
             tasks.push(Task {
                 scenario,
                 seed: args.seed,
+                planted: None,
             });
         }
     }
@@ -56,7 +57,14 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
     if args.only.is_empty() {
         let scenario = scenario::find(FRESH)?;
         let seed = fresh_seed()?;
-        tasks.insert(tasks.len().min(1), Task { scenario, seed });
+        tasks.insert(
+            tasks.len().min(1),
+            Task {
+                scenario,
+                seed,
+                planted: None,
+            },
+        );
     }
     let all = tasks.len();
     let start = Instant::now();

@@ -53,6 +53,7 @@ pub(super) fn run(args: &SoakArgs) -> Result<bool> {
             let task = Task {
                 scenario: fitting[words.below(fitting.len())],
                 seed: words.below(1_000_000_000) as u64,
+                planted: None,
             };
             (start.elapsed() < limit).then_some(task)
         },

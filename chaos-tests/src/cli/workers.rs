@@ -11,8 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use weir_cluster::planted;
 
-use crate::{run::Report, scenario::Scenario, trial::tail};
+use crate::{
+    run::{Planted, Report},
+    scenario::Scenario,
+    trial::tail,
+};
 
 /// A run that has not ended by then is ended.
 const RUN_LIMIT: Duration = Duration::from_secs(960);
@@ -28,6 +33,8 @@ const TAIL_LINES: usize = 12;
 pub(super) struct Task {
     pub(super) scenario: &'static Scenario,
     pub(super) seed: u64,
+    /// The name of a bug that its nodes have.
+    pub(super) planted: Option<&'static str>,
 }
 
 /// Takes tasks from `next` until there are none, `at_once` at a time, and
@@ -63,17 +70,26 @@ fn run(task: Task, ledger: &Path) -> Report {
     attempt(task, ledger).unwrap_or_else(|error| Report {
         scenario: task.scenario.name.into(),
         seed: task.seed,
+        planted: task.planted.map(|bug| Planted {
+            bug: bug.into(),
+            reached: false,
+        }),
         seconds: start.elapsed().as_secs_f64(),
         problems: vec![format!("{error:#}")],
         ..Report::default()
     })
 }
 
-fn attempt(Task { scenario, seed }: Task, ledger: &Path) -> Result<Report> {
+fn attempt(task: Task, ledger: &Path) -> Result<Report> {
+    let Task { scenario, seed, .. } = task;
     let dir = tempfile::tempdir()?;
     let (report, output) = (dir.path().join("report.json"), dir.path().join("output"));
     let log = File::create(&output)?;
-    let child = Command::new(env::current_exe()?)
+    let mut command = Command::new(env::current_exe()?);
+    if let Some(bug) = task.planted {
+        command.env(planted::VARIABLE, bug);
+    }
+    let child = command
         .args(["run", "--scenario", scenario.name])
         .args(["--seed", &seed.to_string()])
         .arg("--ledger")

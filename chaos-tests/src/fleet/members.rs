@@ -71,7 +71,7 @@ impl Fleet {
     /// alone.
     pub fn remove(&mut self, number: usize) -> Result<()> {
         let name = self.node(number).name.clone();
-        self.ask(number, &["node", "remove", &name], COMMAND_LIMIT)?;
+        self.ask_to_remove(number, &["node", "remove", &name])?;
         self.set_member(number, false);
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Fleet {
     /// given up.
     pub fn remove_dead(&mut self, number: usize) -> Result<()> {
         let name = self.node(number).name.clone();
-        self.ask(number, &["node", "remove", &name, "--dead"], COMMAND_LIMIT)?;
+        self.ask_to_remove(number, &["node", "remove", &name, "--dead"])?;
         self.set_member(number, false);
         Ok(())
     }
@@ -93,6 +93,19 @@ impl Fleet {
         self.join(number)?;
         self.start_node(number)?;
         self.wait_serving(number)
+    }
+
+    /// As [`ask`](Self::ask): an attempt that seemed to fail may have removed
+    /// the member all the same, and the next is told that there is none.
+    fn ask_to_remove(&self, about: usize, words: &[&str]) -> Result<()> {
+        self.through_any(about, |fleet, asked| {
+            let admin = fleet.node(asked).own_admin.clone();
+            let words = [words, &["--node", &admin]].concat();
+            match fleet.weir(asked, &words, COMMAND_LIMIT) {
+                Err(error) if error.to_string().contains("no member is named") => Ok(String::new()),
+                other => other,
+            }
+        })
     }
 
     /// Gives a command to another member, in its own room.

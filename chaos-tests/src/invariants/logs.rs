@@ -10,6 +10,8 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 
+use crate::process::PANIC;
+
 /// Lines that an error lists.
 const LISTED: usize = 8;
 
@@ -24,7 +26,7 @@ pub fn faults<'a>(log: &'a str, explained: &[&str]) -> Vec<&'a str> {
         // As text, the level is the second word; or as JSON.
         line.split_whitespace().nth(1) == Some("ERROR") || line.contains("\"level\":\"ERROR\"")
     };
-    let is_panic = |line: &str| line.contains("panicked at");
+    let is_panic = |line: &str| line.contains(PANIC);
     log.lines()
         .filter(|line| {
             let is_explained = explained.iter().any(|text| line.contains(text));
@@ -69,6 +71,16 @@ pub fn shown(dir: &Path, texts: &[&str]) -> Result<()> {
     }
     ensure!(left.is_empty(), "no log says {left:?}: it did not happen");
     Ok(())
+}
+
+/// Whether some `*.log` below a folder says this. What cannot be read says
+/// nothing.
+#[must_use]
+pub fn any_says(dir: &Path, text: &str) -> bool {
+    below(dir, DEPTH).iter().any(|log| {
+        let bytes = fs::read(log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).contains(text)
+    })
 }
 
 fn below(dir: &Path, depth: usize) -> Vec<PathBuf> {

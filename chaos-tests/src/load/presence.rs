@@ -144,6 +144,10 @@ impl PresenceClient {
         for (key, name) in &asked {
             let value = if is_missing(name) { ABSENT } else { THERE };
             if let Some(key) = key {
+                if value == THERE {
+                    // Promised as if it were acknowledged: nobody uploads it again.
+                    self.tools.ledger.blob(end, node.number, *name);
+                }
                 let told = self.told(node, *key, Kind::Ask, Outcome::Ok, (start, value));
                 self.tools.record_at(told, end);
             }

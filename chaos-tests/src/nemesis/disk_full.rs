@@ -55,13 +55,20 @@ impl Fault for DiskFull {
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         if let Some(victim) = self.victim.take() {
             fleet.relieve(victim)?;
-            let alone = until("a node to know a leader", ALONE_LIMIT, || {
-                let knows = |status: Value| !status["leader"].is_null();
-                let is_back = fleet.has_ended(victim)? || fleet.status(victim).is_ok_and(knows);
+            let name = fleet.node(victim).name.clone();
+            let takes_part = |status: Value| {
+                let rows = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+                let own = rows.iter().find(|row| row["name"] == *name);
+                let uses_it = own.is_some_and(|row| row["volume"] == "ok");
+                !status["leader"].is_null() && uses_it
+            };
+            let alone = until("a node to use its volume again", ALONE_LIMIT, || {
+                let is_back =
+                    fleet.has_ended(victim)? || fleet.status(victim).is_ok_and(takes_part);
                 Ok(is_back.then_some(()))
             });
             if alone.is_err() {
-                let detail = json!({"node": fleet.node(victim).name, "fault": "disk-full"});
+                let detail = json!({"node": fleet.node(victim).name, "fault": if self.inodes { "inodes-full" } else { "disk-full" }});
                 fleet.events().enter(NOT_ALONE, detail);
             }
             // What a node does when it cannot write may be to end.

@@ -21,6 +21,7 @@ mod disk_errors;
 mod disk_full;
 mod flap;
 mod kill;
+mod lost_alone;
 mod names;
 mod network;
 mod old_image;
@@ -28,7 +29,9 @@ mod partition;
 mod pause;
 mod power_cut;
 mod read_only;
+mod refusal;
 mod removed_returns;
+mod removed_unaware;
 mod replace;
 mod rot;
 mod script;
@@ -49,6 +52,7 @@ pub use self::{
     disk_full::DiskFull,
     flap::Flap,
     kill::Kill,
+    lost_alone::LostAlone,
     names::Names,
     network::{Network, Trouble},
     old_image::OldImage,
@@ -57,6 +61,7 @@ pub use self::{
     power_cut::PowerCut,
     read_only::ReadOnly,
     removed_returns::RemovedReturns,
+    removed_unaware::RemovedUnaware,
     replace::Replace,
     rot::Rot,
     script::{Hit, Order, Script, Step},
@@ -72,6 +77,9 @@ use crate::{fleet::Fleet, rig::faultdisk::Access};
 /// Entered when a node had to be started again that should have come back by
 /// itself.
 pub const NOT_ALONE: &str = "did not come back by itself";
+
+/// Entered when a node was taken for a member that is none, or not any more.
+pub const BELIEVED: &str = "was believed";
 
 /// Something that happens to a fleet and ends again.
 pub trait Fault: Send {
@@ -216,6 +224,8 @@ pub static KINDS: &[Kind] = &[
     losing("churn", Processes, |_| Box::new(Churn::new())),
     losing("replace", Processes, |seed| Box::new(Replace::new(seed))),
     losing("removed-returns", Processes, |seed| Box::new(RemovedReturns::new(seed))),
+    losing("removed-unaware", World, |seed| Box::new(RemovedUnaware::new(seed))),
+    losing("lost-alone", World, |seed| Box::new(LostAlone::new(seed, Target::Any))),
     losing("old-image", World, |seed| Box::new(OldImage::new(seed))),
     passing("starve-files", Processes, |seed| Box::new(Starve::new(seed, Scarce::Files))),
     passing("starve-cpu", World, |seed| Box::new(Starve::new(seed, Scarce::Cpu))),

@@ -130,7 +130,7 @@ impl Fault for Partition {
 }
 
 /// Every pair across, in both directions.
-fn between(one: &[usize], two: &[usize]) -> Vec<Pair> {
+pub(super) fn between(one: &[usize], two: &[usize]) -> Vec<Pair> {
     let pairs = one.iter().flat_map(|a| two.iter().map(|b| (*a, *b)));
     pairs.flat_map(|(a, b)| both(a, b)).collect()
 }

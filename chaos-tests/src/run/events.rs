@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     history::{Kind, Operation, Outcome},
-    nemesis::NOT_ALONE,
+    nemesis::{BELIEVED, NOT_ALONE},
 };
 
 /// The step at which the clock of the histories was started.
@@ -118,10 +118,10 @@ impl Done {
                     }
                 }
                 "heal" if matches!(awaited, Awaited::Kill { .. }) => awaited = Awaited::Nothing,
-                NOT_ALONE => {
+                found @ (NOT_ALONE | BELIEVED) => {
                     let (node, fault) = (&detail["node"], &detail["fault"]);
                     done.problems
-                        .push(format!("node {node} {NOT_ALONE} after {fault}"));
+                        .push(format!("node {node} {found} after {fault}"));
                 }
                 _ => {}
             }
@@ -195,6 +195,7 @@ mod tests {
 {"at_ms":2100,"what":"kill","detail":{}}
 {"at_ms":2150,"what":"start","detail":{"node":"n1"}}
 {"at_ms":2200,"what":"did not come back by itself","detail":{"node":"n2","fault":"x"}}
+{"at_ms":2250,"what":"was believed","detail":{"node":"n2","fault":"removed-unaware"}}
 {"at_ms":3000,"what":"inject","detail":{"fault":"power-cut-all","seed":1}}
 {"at_ms":3100,"what":"power cut","detail":{"nodes":["n1","n2","n3"]}}
 {"at_ms":3150,"what":"kill","detail":{}}
@@ -207,7 +208,7 @@ mod tests {
         assert_eq!(done.faults["kill"], 1);
         assert_eq!(done.faults["kill-leader"], 1);
         assert_eq!(done.leader_kills, [1_100_000]);
-        assert_eq!(done.problems.len(), 1);
+        assert_eq!(done.problems.len(), 2);
         let push = |start, end, outcome| Operation {
             process: 0,
             key: 0,

@@ -1,13 +1,14 @@
 //! A run on a fleet of its own.
 
 use std::{
-    fs,
+    env, fs,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use serde_json::Value;
+use weir_cluster::planted;
 
 use super::{
     at_rest,
@@ -15,7 +16,7 @@ use super::{
     ground::Ground,
     named,
     play::{Plot, busy, conclusion, note, play},
-    report::Report,
+    report::{COURSE, Planted, Report},
     steps::{self, Look},
 };
 use crate::{
@@ -31,6 +32,9 @@ use crate::{
     rig::{self, Backing, room::Inside},
     scenario::{Limits, Scenario},
 };
+
+/// Below the folder of a run.
+const NODES: &str = "nodes";
 
 /// A run that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -67,6 +71,7 @@ pub fn run(orders: Orders) -> Result<Report> {
     let report = Arc::new(Mutex::new(Report {
         scenario: scenario.name.into(),
         seed,
+        planted: planted_here(),
         ..Report::default()
     }));
     let shared = report.clone();
@@ -78,7 +83,11 @@ pub fn run(orders: Orders) -> Result<Report> {
         }
         let mut own = lock(&shared).clone();
         let played = stage(trial, orders, &mut own);
-        note(&mut own, "the run", played);
+        note(&mut own, COURSE, played);
+        if let Some(planted) = &mut own.planted {
+            let says = format!("{}{}", planted::REACHED, planted.bug);
+            planted.reached = logs::any_says(&trial.dir().join(NODES), &says);
+        }
         let conclusion = conclusion(&own);
         *lock(&shared) = own;
         conclusion
@@ -88,7 +97,7 @@ pub fn run(orders: Orders) -> Result<Report> {
     if let Err((error, kept)) = outcome {
         // One that hung has said nothing itself.
         if report.has_passed() {
-            note(&mut report, "the run", Err(error));
+            note(&mut report, COURSE, Err(error));
         }
         fs::write(kept.join("problems.txt"), report.problems.join("\n\n"))?;
         report.save(&kept.join("report.json"))?;
@@ -178,8 +187,20 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     report.read_gaps_ms = done.read_gaps(&played.reads);
     report.restarts_ms = done.restarts(&played.pushes);
     report.faults = done.faults;
-    report.problems.extend(done.problems);
+    let found = done.problems.into_iter();
+    report
+        .problems
+        .extend(found.map(|problem| format!("faults: {problem}")));
     Ok(())
+}
+
+/// The bug that every process has which this one starts.
+fn planted_here() -> Option<Planted> {
+    let bug = env::var(planted::VARIABLE).ok()?;
+    Some(Planted {
+        bug,
+        reached: false,
+    })
 }
 
 fn can_be_had(name: &str, fleet: &Fleet) -> bool {

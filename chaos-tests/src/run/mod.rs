@@ -33,8 +33,9 @@ mod work;
 
 pub use self::{
     fleet::{Orders, run},
+    play::busy,
     record::replay,
-    report::Report,
+    report::{COURSE, Planted, Report},
     tally::Tally,
     target::Target,
 };

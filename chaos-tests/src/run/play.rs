@@ -10,7 +10,7 @@ use super::{
     ground::Ground,
     judge::{Terms, judge},
     record::{self, Record},
-    report::Report,
+    report::{COURSE, Report},
     work::{Built, Kind, Part, Worked, Working},
 };
 use crate::{
@@ -79,7 +79,7 @@ struct Judged {
 /// How many processes want each processor of this machine, at least 1. Limits
 /// of time are multiplied by it: where other work takes the processors, a gap
 /// says little about the cluster.
-pub(super) fn busy() -> f64 {
+pub fn busy() -> f64 {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let wanting = load
         .split_whitespace()
@@ -138,7 +138,7 @@ pub(super) fn play(
         .and_then(|()| working.go_on(plot.work, AFTERWARDS));
     let course = begin..clock.now();
     let is_whole = outcome.is_ok();
-    note(report, "the run", outcome);
+    note(report, COURSE, outcome);
     ground.note("work ends", json!({}));
     let Worked {
         parts,

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, fs, path::Path, path::PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use weir_cluster::planted;
 
 /// Lines of one problem that are shown.
 const LINES: usize = 14;
@@ -13,6 +14,9 @@ const LINES: usize = 14;
 pub struct Report {
     pub scenario: String,
     pub seed: u64,
+    /// The bug that was planted in its nodes, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planted: Option<Planted>,
     pub seconds: f64,
     /// Faults that were injected, by name.
     pub faults: BTreeMap<String, u64>,
@@ -47,6 +51,18 @@ pub struct Report {
     pub kept: Option<PathBuf>,
 }
 
+/// A bug that was planted in the nodes of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Planted {
+    pub bug: String,
+    /// Whether a node came to it.
+    pub reached: bool,
+}
+
+/// What [`Report::problems`] begin with where there was no run, or its course
+/// ended early: nothing that a judge found.
+pub const COURSE: &str = "the run";
+
 impl Report {
     #[must_use]
     pub fn has_passed(&self) -> bool {
@@ -56,10 +72,22 @@ impl Report {
     /// How to run the same again.
     #[must_use]
     pub fn reproduce(&self) -> String {
-        format!(
-            "chaos run --scenario {} --seed {}",
-            self.scenario, self.seed
-        )
+        let Report { scenario, seed, .. } = self;
+        let planted = self.planted.as_ref();
+        let planted = planted.map_or_else(String::new, |planted| {
+            format!("{}={} ", planted::VARIABLE, planted.bug)
+        });
+        format!("{planted}chaos run --scenario {scenario} --seed {seed}")
+    }
+
+    /// The first problem that this judge found.
+    #[must_use]
+    pub fn found_by(&self, judge: &str) -> Option<&str> {
+        let is_its = |problem: &&String| {
+            let said = problem.strip_prefix(judge);
+            said.is_some_and(|said| said.starts_with(": "))
+        };
+        self.problems.iter().find(is_its).map(String::as_str)
     }
 
     /// Writes it as JSON.

@@ -19,7 +19,7 @@ use super::{
     events::Done,
     ground::Ground,
     play::{Plot, note, play},
-    report::Report,
+    report::{COURSE, Report},
 };
 use crate::{
     history::Clock,
@@ -149,7 +149,7 @@ impl Target {
         let done = Done::read(&dir.join("events.jsonl"))?;
         match played {
             Ok(played) => report.failovers_ms = done.failovers(&played.pushes),
-            Err(error) => note(&mut report, "the run", Err(error)),
+            Err(error) => note(&mut report, COURSE, Err(error)),
         }
         report.faults = done.faults;
         report.seconds = start.elapsed().as_secs_f64();

@@ -17,8 +17,8 @@ use crate::{
     seeded::Words,
 };
 
-/// Names that are pushed and fetched: few enough that they meet.
-const KEYS: u32 = 40;
+/// Artifacts that are pushed and fetched: few enough that clients meet.
+const ARTIFACTS: u32 = 20;
 
 /// Percentage of fetches.
 const FETCHES: usize = 60;
@@ -122,7 +122,10 @@ impl Working {
         let mut promised = None;
         if work.refs > 0.0 {
             let options = options(Kind::Refs, work.refs)?;
-            loads.push((Kind::Refs, Load::start(Refs::new(KEYS, FETCHES), options)?));
+            loads.push((
+                Kind::Refs,
+                Load::start(Refs::new(work.names, FETCHES), options)?,
+            ));
         }
         if work.blobs > 0.0 {
             let options = options(Kind::Blobs, work.blobs)?;
@@ -134,7 +137,7 @@ impl Working {
         if work.artifacts > 0.0 {
             let options = options(Kind::Artifacts, work.artifacts)?;
             let artifacts = Artifacts {
-                keys: KEYS / 2,
+                keys: ARTIFACTS,
                 pulls: FETCHES,
             };
             loads.push((Kind::Artifacts, Load::start(artifacts, options)?));

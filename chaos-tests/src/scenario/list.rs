@@ -42,6 +42,7 @@ const SMALL: Shape = Shape {
 
 const ALL: Work = Work {
     refs: 40.0,
+    names: 40,
     blobs: 8.0,
     blob_bytes: 256 << 10,
     artifacts: 6.0,
@@ -73,6 +74,33 @@ const BLOBS: Work = Work {
 const LARGE: Work = Work {
     blob_bytes: 4 << 20,
     ..BLOBS
+};
+
+/// Little enough that a new node soon has all of it.
+const LITTLE: Work = Work {
+    refs: 5.0,
+    blobs: 8.0,
+    blob_bytes: 32 << 10,
+    artifacts: 0.0,
+    presence: 10.0,
+    ..ALL
+};
+
+/// Blobs that have files of their own as often as not.
+const FILES: Work = Work {
+    refs: 0.0,
+    blobs: 20.0,
+    blob_bytes: 4 << 20,
+    artifacts: 0.0,
+    presence: 0.0,
+    ..ALL
+};
+
+/// Names that nobody has pushed yet are asked for all the time.
+const NEW_NAMES: Work = Work {
+    names: 400,
+    reads: Reads::Available,
+    ..REFS
 };
 
 const ARTIFACTS: Work = Work {
@@ -223,6 +251,8 @@ pub static SCENARIOS: &[Scenario] = &[
         "the machine that leads loses what it had not synced"),
     scenario("power-cut-all", &[8], (THREE, ALL, ANY), turns!(2: ["power-cut-all"] 500),
         "all machines lose what they had not synced, in one instant"),
+    scenario("power-cut-all-files", &[8], (THREE, FILES, ANY), turns!(1: ["power-cut-all"] 500),
+        "all machines lose power; blobs have files of their own"),
     scenario("cut-split-pause", &[9], (FIVE, REFS, ANY), turns!(2: ["power-cut", "isolate", "pause"] 2500),
         "a power cut, a partition and a pause at the same time"),
 
@@ -243,6 +273,8 @@ pub static SCENARIOS: &[Scenario] = &[
 
     scenario("rot", &[12], (THREE, BLOBS, ONE), turns!(2: ["rot"] 2000),
         "stored bytes change under running nodes"),
+    scenario("rot-files", &[12], (THREE, FILES, ONE), turns!(2: ["rot"] 2000),
+        "stored bytes of large blobs change under running nodes"),
     scenario("damaged-journal", &[12, 31], (THREE, REFS, LEADER), turns!(1: ["damage-journal"] 1000),
         "bytes in the middle of Raft's log change: the node stops, or is replaced"),
     scenario("damaged-tail", &[31], (THREE, REFS, LEADER), turns!(2: ["damage-tail"] 1000),
@@ -274,6 +306,8 @@ pub static SCENARIOS: &[Scenario] = &[
         "a zone is cut off"),
     scenario("one-way", &[18, 23], (FIVE, REFS, ANY.elections(3)), turns!(1: ["deaf"] 2000, ["mute"] 2000),
         "a node hears nobody, then nobody hears it"),
+    scenario("deaf-new-names", &[18], (THREE, NEW_NAMES, ANY), turns!(2: ["deaf"] 3000),
+        "a node that hears nobody is asked for refs that were pushed since"),
     scenario("one-way-leader", &[18], (FIVE, REFS, ANY.elections(3)), turns!(1: ["deaf-leader"] 2500, ["mute-leader"] 2500),
         "whoever leads hears nobody, then nobody hears it"),
     scenario("ring", &[19], (FIVE, REFS, ANY), turns!(1: ["ring"] 5000),
@@ -304,6 +338,10 @@ pub static SCENARIOS: &[Scenario] = &[
         "a node joins while another dies"),
     scenario("replace", &[27], (THREE, ALL, ONE), turns!(1: ["replace"] 1500),
         "a disk is lost; a new node of the same name takes its place"),
+    scenario("lost-alone", &[17, 27], (THREE, LITTLE, ANY), turns!(1: ["lost-alone"] 5000),
+        "a node is cut off from the others and not from clients, and then lost"),
+    scenario("removed-unaware", &[28], (FIVE, REFS, LEADER), turns!(1: ["removed-unaware"] 1000),
+        "a node is removed while it is cut off, and runs on"),
     scenario("removed-returns", &[28], (FIVE, REFS, LEADER), turns!(1: ["removed-returns"] 2000),
         "a removed node comes back with all it had, and is refused")
         .shown_by(&["this node may not take part in the cluster"]),

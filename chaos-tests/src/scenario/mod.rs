@@ -70,6 +70,10 @@ pub struct Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     pub refs: f64,
+    /// Names of refs that are pushed and fetched: the fewer, the more often
+    /// clients meet at one; the more, the more often one is asked for that is
+    /// new.
+    pub names: u32,
     pub blobs: f64,
     pub blob_bytes: u64,
     pub artifacts: f64,
@@ -274,7 +278,9 @@ fn explains(fault: &'static str) -> Vec<&'static str> {
             &[FILES, DAMAGE, IDENTITY, ENDING]
         }
         "stop" | "stop-leader" => &[ENDING],
-        "removed-returns" | "old-image" | "replace" | "churn" => &[IDENTITY, ENDING],
+        "removed-returns" | "removed-unaware" | "old-image" | "replace" | "churn" => {
+            &[IDENTITY, ENDING]
+        }
         _ => &[],
     };
     texts

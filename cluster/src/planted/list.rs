@@ -1,7 +1,7 @@
-//! What is planted, and the test that catches it.
+//! What is planted, the test that catches it, and for some a scenario with real
+//! processes that catches it as well.
 
 /// Whose tests catch a bug.
-#[cfg(any(test, debug_assertions))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Suite {
     /// Unit tests of the cluster crate.
@@ -14,8 +14,17 @@ pub enum Suite {
     Api,
 }
 
+/// A scenario of `chaos` that catches a bug.
+#[derive(Clone, Copy, Debug)]
+pub struct Chaos {
+    pub scenario: &'static str,
+    pub seed: u64,
+    /// The judge that finds it, as reports name it. Others may find something
+    /// too; that does not count.
+    pub judge: &'static str,
+}
+
 /// A bug and how it is caught.
-#[cfg(any(test, debug_assertions))]
 #[derive(Debug)]
 pub struct Planted {
     pub bug: Bug,
@@ -26,18 +35,25 @@ pub struct Planted {
     pub suite: Suite,
     /// The test, as the suite calls it.
     pub test: &'static str,
+    pub chaos: Option<Chaos>,
 }
 
 macro_rules! bugs {
-    ($($name:ident: P $promise:literal, $breaks:literal, $suite:ident, $test:literal;)*) => {
+    ($(
+        $name:ident: P $promise:literal, $breaks:literal, $suite:ident, $test:literal
+        $(, $scenario:literal $seed:literal $judge:literal)?;
+    )*) => {
         /// What can be planted.
-        #[derive(Clone, Copy, PartialEq, Eq)]
-        #[cfg_attr(any(test, debug_assertions), derive(Debug))]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Bug {
             $(#[doc = $breaks] $name,)*
         }
 
-        /// All of them.
+        /// All of them; none in a release.
+        #[cfg(not(any(test, debug_assertions)))]
+        pub const BUGS: &[Planted] = &[];
+
+        /// All of them; none in a release.
         #[cfg(any(test, debug_assertions))]
         pub const BUGS: &[Planted] = &[
             $(Planted {
@@ -47,6 +63,11 @@ macro_rules! bugs {
                 breaks: $breaks,
                 suite: Suite::$suite,
                 test: $test,
+                chaos: [$(Chaos {
+                    scenario: $scenario,
+                    seed: $seed,
+                    judge: $judge,
+                },)?].first().copied(),
             },)*
         ];
     };
@@ -54,11 +75,13 @@ macro_rules! bugs {
 
 bugs! {
     AckBelowQuorum: P 1, "an upload is answered one copy early", Cluster,
-        "replication::tests::writes::a_quorum_is_enough_and_a_minority_is_not";
+        "replication::tests::writes::a_quorum_is_enough_and_a_minority_is_not",
+        "lost-alone" 1 "blobs";
     ZonesNotCounted: P 1, "copies in one zone count as a quorum of two", Cluster,
         "replication::tests::writes::two_copies_in_one_zone_are_no_quorum_of_two_zones";
     DataSyncSkipped: P 1, "small blobs are not synced before the answer", Node,
-        "store::tests::crash::what_was_answered_survives_a_cut_right_after";
+        "store::tests::crash::what_was_answered_survives_a_cut_right_after",
+        "power-cut-all" 1 "durable";
     FileSyncSkipped: P 1, "large blobs are not synced before the answer", Node,
         "store::tests::crash::what_was_answered_survives_a_cut_right_after";
     FolderSyncSkipped: P 1, "the folder of a large blob is not synced before the answer", Node,
@@ -80,19 +103,24 @@ bugs! {
     SnapshotCapturesLater: P 3, "a snapshot under way mixes in later changes", Cluster,
         "raft::state_machine::tests::a_snapshot_holds_what_was_applied_when_it_began";
     UrisOneByOne: P 3, "one step sets only the first URI of a push", Cluster,
-        "state::tests::all_keys_of_a_push_get_one_revision_and_a_removal_needs_it";
+        "state::tests::all_keys_of_a_push_get_one_revision_and_a_removal_needs_it",
+        "calm" 1 "refs";
     NoBarrier: P 4, "linearizable reads are answered from what is applied here", Api,
-        "asset::linearizable_reads_all_pass_a_barrier";
+        "asset::linearizable_reads_all_pass_a_barrier",
+        "calm-linearizable" 1 "refs";
     BarrierSkipped: P 4, "a read barrier asks nobody", Raft,
         "without_a_majority_calls_fail_in_time_and_say_why";
     MissUnconfirmed: P 4, "a miss is answered without a read barrier", Api,
         "asset::available_reads_serve_hits_without_a_quorum_and_confirm_misses";
     DigestUnchecked: P 5, "bytes are stored without hashing them", Cluster,
-        "replication::tests::writes::bytes_that_do_not_match_are_the_clients_error";
+        "replication::tests::writes::bytes_that_do_not_match_are_the_clients_error",
+        "bad-clients" 1 "blobs";
     ChecksumUnchecked: P 5, "small blobs are read without their checksum", Node,
-        "store::tests::ranges::one_flipped_bit_gives_no_bytes_of_its_part";
+        "store::tests::ranges::one_flipped_bit_gives_no_bytes_of_its_part",
+        "rot" 1 "durable";
     RangeUnchecked: P 5, "parts of large blobs are read without their checksum", Node,
-        "store::tests::ranges::one_flipped_bit_gives_no_bytes_of_its_part";
+        "store::tests::ranges::one_flipped_bit_gives_no_bytes_of_its_part",
+        "rot-files" 1 "durable";
     DamagedCopyKept: P 5, "a damaged copy counts as present", Node,
         "store::tests::scrub::all_damage_is_found_and_the_rest_is_left_alone";
     ScrubSkipsDamage: P 5, "scrub passes damaged records over", Node,
@@ -132,7 +160,8 @@ bugs! {
     RemovedIdReused: P 9, "an id that was removed may join again", Cluster,
         "state::member_tests::a_node_leaves_only_after_every_owner_holds_what_it_held";
     RemovedSenderHeard: P 9, "a removed node is still listened to", Cluster,
-        "peer::identity::tests::a_removed_sender_is_refused_and_told_and_no_other";
+        "peer::identity::tests::a_removed_sender_is_refused_and_told_and_no_other",
+        "removed-unaware" 1 "faults";
     OldCopyLetIn: P 9, "an older copy of a data directory takes part", Cluster,
         "state::member_tests::a_start_that_does_not_go_on_from_the_last_is_refused";
     BootForgotten: P 9, "a start is not written down before it is told", Node,

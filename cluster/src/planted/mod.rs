@@ -10,7 +10,8 @@
 //! Nothing of this is in a release: where debug assertions are off, [`is`] is
 //! `false` at compile time and bugs have no names. In builds for tests the
 //! environment variable `WEIR_PLANTED` names the bug for the whole process, so
-//! that scenarios with real processes can plant one as well.
+//! that scenarios with real processes can plant one as well: `chaos planted`
+//! insists that those of the list catch theirs.
 //!
 //! Each crate that has bugs compiles this file for itself, since `cfg(test)` is
 //! set only for the crate whose tests are run.
@@ -21,7 +22,14 @@ pub mod run;
 #[cfg(test)]
 mod tests;
 
-pub use list::Bug;
+pub use list::{BUGS, Bug, Chaos, Planted, Suite};
+
+/// Names the bug that is planted in a process; none without it. Without effect
+/// in a release.
+pub const VARIABLE: &str = "WEIR_PLANTED";
+
+/// What a process says when its planted bug is reached; its name follows.
+pub const REACHED: &str = "planted bug reached: ";
 
 /// Whether a bug is planted in this process.
 #[cfg(not(any(test, debug_assertions)))]
@@ -30,13 +38,6 @@ pub use list::Bug;
 pub const fn is(_: Bug) -> bool {
     false
 }
-
-#[cfg(any(test, debug_assertions))]
-pub use list::{BUGS, Planted, Suite};
-
-/// Names the bug that is planted in a process; none without it.
-#[cfg(any(test, debug_assertions))]
-pub const VARIABLE: &str = "WEIR_PLANTED";
 
 /// Whether a bug is planted in this process. Says so the first time, so that
 /// whoever planted it sees that it was reached.
@@ -57,14 +58,10 @@ pub fn is(bug: Bug) -> bool {
     planted
 }
 
-/// What a process says when its planted bug is reached.
 #[cfg(any(test, debug_assertions))]
 fn reached(bug: Bug) -> String {
     let named = BUGS.iter().find(|planted| planted.bug == bug);
-    format!(
-        "planted bug reached: {}",
-        named.map_or("", |named| named.name)
-    )
+    format!("{REACHED}{}", named.map_or("", |named| named.name))
 }
 
 #[cfg(any(test, debug_assertions))]

@@ -46,7 +46,9 @@ fn the_table_in_the_documentation_is_the_list() {
 }
 
 fn table() -> String {
-    let mut table = String::from("| bug | breaks | promise | caught by |\n|---|---|---|---|\n");
+    let mut table = String::from(
+        "| bug | breaks | promise | caught by | and by the scenario |\n|---|---|---|---|---|\n",
+    );
     for planted in BUGS {
         let suite = match planted.suite {
             Suite::Cluster => "cluster",
@@ -54,8 +56,11 @@ fn table() -> String {
             Suite::Raft => "cluster/tests/raft_cluster.rs",
             Suite::Api => "node/tests/api",
         };
+        let chaos = planted.chaos.map_or_else(String::new, |chaos| {
+            format!("`{}` ({})", chaos.scenario, chaos.judge)
+        });
         table += &format!(
-            "| `{}` | {} | P{} | {suite}: `{}` |\n",
+            "| `{}` | {} | P{} | {suite}: `{}` | {chaos} |\n",
             planted.name, planted.breaks, planted.promise, planted.test
         );
     }
