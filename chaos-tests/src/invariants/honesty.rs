@@ -24,26 +24,6 @@ pub struct Broken {
     pub no_quorum: bool,
 }
 
-impl Broken {
-    /// These nodes do not run.
-    #[must_use]
-    pub fn down(names: &[String]) -> Broken {
-        Broken {
-            down: names.to_vec(),
-            ..Broken::default()
-        }
-    }
-
-    /// The volumes of these nodes are out of use.
-    #[must_use]
-    pub fn fenced(names: &[String]) -> Broken {
-        Broken {
-            fenced: names.to_vec(),
-            ..Broken::default()
-        }
-    }
-}
-
 /// Insists that a status names all of it.
 pub fn named(status: &Value, broken: &Broken) -> Result<()> {
     let weaker = texts(status, "weaker");
@@ -152,8 +132,14 @@ mod tests {
                 { "name": "n4", "state": "active", "volume": "full: by others" },
             ],
         });
-        let down = |name: &str| Broken::down(&[name.into()]);
-        let fenced = |name: &str| Broken::fenced(&[name.into()]);
+        let down = |name: &str| Broken {
+            down: vec![name.into()],
+            ..Broken::default()
+        };
+        let fenced = |name: &str| Broken {
+            fenced: vec![name.into()],
+            ..Broken::default()
+        };
         let full = |name: &str| Broken {
             full: vec![name.into()],
             ..Broken::default()

@@ -129,6 +129,11 @@ impl Fault for DiskErrors {
         Ok(())
     }
 
+    fn victims(&self) -> &[usize] {
+        let hit = self.hit.as_ref();
+        hit.map_or(&[], |hit| std::slice::from_ref(&hit.victim))
+    }
+
     fn tick(&mut self, fleet: &mut Fleet, passed: f64) -> Result<()> {
         self.uncache(fleet)?;
         if let Some(hit) = &mut self.hit

@@ -171,7 +171,8 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         let shown = logs::shown(trial.dir(), scenario.shown_by);
         note(report, "what it is about", shown);
     }
-    if played.is_settled {
+    // Where blobs are evicted, each owner does it for itself.
+    if played.is_settled && scenario.lease().is_none() {
         let fleet = &mut ground.fleet;
         match at_rest::check(fleet, &played.promised) {
             Ok(blobs) => report.blobs_in_place = blobs as u64,

@@ -40,6 +40,7 @@ const TABLE: &[(&str, Said)] = &[
     ("stop-leader", Said::Down),
     ("power-cut", Said::Down),
     ("power-cut-leader", Said::Down),
+    ("torn-cut", Said::Down),
     ("zone-loss", Said::Down),
     ("pause", Said::Down),
     ("pause-leader", Said::Down),
@@ -52,6 +53,8 @@ const TABLE: &[(&str, Said)] = &[
     ("mute-leader", Said::Down),
     ("read-only", Said::Fenced),
     ("vanish", Said::Fenced),
+    ("write-errors", Said::Fenced),
+    ("sync-errors", Said::Fenced),
     ("disk-full", Said::Full),
 ];
 
@@ -86,7 +89,7 @@ pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
                 honesty::named(&status, &broken)?;
                 honesty::measured(&fleet.get(number, "/metrics")?.1, &broken)?;
                 let ready = fleet.get(number, "/readyz")?;
-                let takes_writes = expected.get(&number) != Some(&Said::Fenced);
+                let takes_writes = !expected.contains_key(&number);
                 ensure!(
                     takes_writes == (ready.0 == 200),
                     "readiness is told as {ready:?}"
