@@ -30,7 +30,13 @@ pub(super) fn run(args: &FailoverArgs) -> Result<bool> {
     run_all(
         1,
         &ledger,
-        || seeds.next().map(|seed| Task { scenario, seed }),
+        || {
+            seeds.next().map(|seed| Task {
+                scenario,
+                seed,
+                planted: None,
+            })
+        },
         |report| {
             tally.add(&report);
             tell(&report);
