@@ -23,7 +23,7 @@ use weir_cluster::{
         dial::{Dial, plain},
         identity::Removal,
     },
-    raft::{Barred, Consensus},
+    raft::{Barred, Consensus, RaftConfig},
     state::{Command, MemberStatus, Response},
 };
 
@@ -74,6 +74,28 @@ async fn a_new_leader_takes_over_and_calls_wait_for_it() {
     cluster.start_again(leader).await;
     cluster.node(leader).barrier().await.unwrap();
     assert!(cluster.node(leader).applied_ref(&key).unwrap().is_some());
+    cluster.stop().await;
+}
+
+/// An answer to entries may take longer than a heartbeat: a slow fsync, or a
+/// long way. Here it takes between three quarters of one and a whole one, so
+/// that only what openraft gives for entries is too short.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_arrive_over_links_that_are_slow_beside_heartbeats() {
+    let config = RaftConfig {
+        heartbeat_ms: 380,
+        election_min_ms: 1_500,
+        election_max_ms: 3_000,
+        ..RaftConfig::default()
+    };
+    let mut cluster = Cluster::start_over(3, config, Duration::from_millis(150)).await;
+    cluster.settle(3).await;
+    for number in 0..3 {
+        let (key, command) = set_ref(&format!("uri-{number}"), number);
+        let node = cluster.node(number as usize);
+        node.propose(command).await.unwrap();
+        assert!(node.applied_ref(&key).unwrap().is_some());
+    }
     cluster.stop().await;
 }
 

@@ -66,6 +66,40 @@ pub trait Disk: Send + Sync + 'static {
     }
 }
 
+/// Whether an operation failed for want of room on the volume, or of what a
+/// process may have. Nothing is wrong with the volume then, and the same may
+/// succeed later.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    is_full(error) || is_about_the_process(error)
+}
+
+/// Whether the volume has no room, for bytes or for files.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Whether the process, or the machine, may open no more files or take no more
+/// memory, which says nothing about the volume.
+#[must_use]
+pub fn is_about_the_process(error: &io::Error) -> bool {
+    may_open_no_more(error) || error.kind() == io::ErrorKind::OutOfMemory
+}
+
+/// Whether the process, or the machine, may open no more files. No sync fails
+/// so, only what opens a file, which is then as if nobody had tried.
+#[must_use]
+pub fn may_open_no_more(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// A name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {

@@ -23,12 +23,16 @@ use std::{
     io::{self, ErrorKind},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use super::disk::{DirEntry, Disk, DiskFile};
+use super::disk::{DirEntry, Disk, DiskFile, is_full, may_open_no_more};
 
 /// Twice what a journal is filled with zeros ahead: one step takes it further.
 const STEP_BYTES: u64 = 8 << 20;
+
+/// Between attempts to open a file when the process has too many.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The file, at the root of the disk.
 const FILE: &str = "reserve";
@@ -142,7 +146,7 @@ impl Reserve {
     /// Acts, giving up step after step while there is no room.
     fn make_room<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
         loop {
-            match act() {
+            match patiently(&act) {
                 Err(error) if is_full(&error) && self.give_up() => {}
                 outcome => return outcome,
             }
@@ -150,11 +154,23 @@ impl Reserve {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
+/// Acts, as often as it takes while the process may open no more files. Whoever
+/// writes waits meanwhile, which clients know as a node that is slow; a journal
+/// that is told would be fenced until the next start.
+fn patiently<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut told = false;
+    loop {
+        match act() {
+            Err(error) if may_open_no_more(&error) => {
+                if !told {
+                    tracing::warn!(%error, "raft waits until it may open a file");
+                    told = true;
+                }
+                std::thread::sleep(PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 struct ReservedFile {
@@ -171,7 +187,8 @@ impl ReservedDisk {
 
 impl Disk for ReservedDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.reserve.disk.open(path).map(|file| self.file(file))
+        let opened = patiently(|| self.reserve.disk.open(path));
+        opened.map(|file| self.file(file))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -194,11 +211,11 @@ impl Disk for ReservedDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.reserve.disk.list(dir)
+        patiently(|| self.reserve.disk.list(dir))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.reserve.disk.sync_dir(dir)
+        patiently(|| self.reserve.disk.sync_dir(dir))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -306,6 +323,25 @@ mod tests {
         let full = ReservedDisk::open(Arc::new(disk.clone()), WHOLE).unwrap();
         assert_eq!(full.lacking(), STEP_BYTES);
         assert_eq!(disk.free_bytes().unwrap(), STEP_BYTES);
+    }
+
+    #[test]
+    fn what_cannot_be_opened_for_want_of_files_is_opened_when_there_are_some() {
+        let too_many = rustix::io::Errno::MFILE.raw_os_error();
+        let tries = std::cell::Cell::new(0);
+        let opened = patiently(|| match tries.replace(tries.get() + 1) {
+            0..3 => Err(io::Error::from_raw_os_error(too_many)),
+            number => Ok(number),
+        });
+        assert_eq!(opened.unwrap(), 3);
+        // Nothing else is tried again, least of all a sync.
+        tries.set(0);
+        let failed: io::Result<()> = patiently(|| {
+            tries.set(tries.get() + 1);
+            Err(rustix::io::Errno::IO.into())
+        });
+        assert!(failed.is_err());
+        assert_eq!(tries.get(), 1);
     }
 
     #[tokio::test]

@@ -1,52 +1,103 @@
 //! Builds a snapshot while entries are applied; see [`super::state_machine`].
+//!
+//! openraft ends Raft on this node for a build that fails. Most failures pass:
+//! there is no room on the volume, or the build was given up for a snapshot of
+//! the leader's. So such a build begins anew after a while, as of the position
+//! then, and the log stays uncut until it has succeeded.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use openraft::{RaftSnapshotBuilder, storage::Snapshot as RaftSnapshot};
 
 use super::{
-    snapshot::{Head, Writer},
-    state_machine::{Shared, meta},
+    snapshot::Writer,
+    state_machine::{Begun, Shared, meta},
     types::{Snapshot, SnapshotFile, TypeConfig},
 };
-use crate::state::{Ref, RefKey};
+use crate::{
+    journal::disk::is_shortage,
+    state::{Ref, RefKey},
+};
+
+/// Between attempts: each may write all refs.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Builds one snapshot. While it exists, changed rows are noted.
 pub(super) struct Builder {
-    pub(super) id: u64,
-    pub(super) shared: Arc<Shared>,
-    pub(super) head: Head,
+    shared: Arc<Shared>,
+    /// None if it could not begin yet.
+    begun: Option<Begun>,
+}
+
+impl Builder {
+    pub(super) fn new(shared: Arc<Shared>, begun: Option<Begun>) -> Self {
+        Self { shared, begun }
+    }
+}
+
+/// Why there is no snapshot.
+enum Failed {
+    /// Another took its place, or the rows were lost.
+    GivenUp,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Shared {
-    fn build(&self, builder: u64, head: &Head) -> io::Result<SnapshotFile> {
-        let mut writer = self.snapshots.write(head)?;
+    fn build(&self, begun: &Begun) -> Result<SnapshotFile, Failed> {
+        let mut writer = self.snapshots.write(&begun.head)?;
         let path = writer.path().to_owned();
-        self.write_rows(builder, &mut writer)
-            .and_then(|()| self.snapshots.publish(&head.position, writer.finish()?))
+        self.write_rows(begun, &mut writer)
+            .and_then(|()| {
+                Ok(self
+                    .snapshots
+                    .publish(&begun.head.position, writer.finish()?)?)
+            })
             .inspect_err(|_| self.snapshots.discard(&path))
     }
 
-    fn write_rows(&self, builder: u64, writer: &mut Writer) -> io::Result<()> {
-        for row in self.rows.refs() {
-            let (key, row) = row?;
+    fn write_rows(&self, begun: &Begun, writer: &mut Writer) -> Result<(), Failed> {
+        for row in begun.rows.refs() {
             // Looked up after the row was read: who changes a row notes the old
             // one first.
-            let noted = match &*self.capture() {
-                Some(capture) if capture.builder == builder => capture.rows.contains_key(&key),
-                _ => return Err(given_up()),
+            let noted = |key| match &*self.capture() {
+                Some(capture) if capture.builder == begun.id => Ok(capture.rows.contains_key(key)),
+                _ => Err(Failed::GivenUp),
             };
-            if !noted {
-                writer.push(key, row)?;
+            match row {
+                Ok((key, row)) => {
+                    if !noted(&key)? {
+                        writer.push(key, row)?;
+                    }
+                }
+                // Of rows that are given up nothing needs to be read.
+                Err(error) => {
+                    return Err(match self.is_going_on(begun) {
+                        true => Failed::Io(error),
+                        false => Failed::GivenUp,
+                    });
+                }
             }
         }
-        let notes = self.take_notes(builder).ok_or_else(given_up)?;
+        let notes = self.take_notes(begun.id).ok_or(Failed::GivenUp)?;
         for (key, old) in notes {
             if let Some(old) = old {
                 writer.push(key, old)?;
             }
         }
         Ok(())
+    }
+
+    fn is_going_on(&self, begun: &Begun) -> bool {
+        let capture = self.capture();
+        capture
+            .as_ref()
+            .is_some_and(|capture| capture.builder == begun.id)
     }
 
     /// Ends the notes of a builder.
@@ -57,13 +108,11 @@ impl Shared {
     }
 }
 
-fn given_up() -> io::Error {
-    io::Error::other("this snapshot was given up for a newer one")
-}
-
 impl Drop for Builder {
     fn drop(&mut self) {
-        self.shared.take_notes(self.id);
+        if let Some(begun) = &self.begun {
+            self.shared.take_notes(begun.id);
+        }
     }
 }
 
@@ -71,12 +120,25 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (id, shared) = (self.id, Arc::clone(&self.shared));
-        let head = std::mem::take(&mut self.head);
-        let meta = meta(&head.position);
-        let snapshot = tokio::task::spawn_blocking(move || shared.build(id, &head))
-            .await
-            .map_err(io::Error::other)??;
-        Ok(RaftSnapshot { meta, snapshot })
+        loop {
+            if let Some(begun) = self.begun.take() {
+                let (id, meta) = (begun.id, meta(&begun.head.position));
+                let shared = Arc::clone(&self.shared);
+                let building = tokio::task::spawn_blocking(move || shared.build(&begun));
+                let built = building.await.map_err(io::Error::other)?;
+                // Notes of a build that ended are of no use.
+                self.shared.take_notes(id);
+                match built {
+                    Ok(snapshot) => return Ok(RaftSnapshot { meta, snapshot }),
+                    Err(Failed::GivenUp) => tracing::info!("a snapshot was given up for another"),
+                    Err(Failed::Io(error)) if is_shortage(&error) => {
+                        tracing::warn!(%error, "a snapshot cannot be written yet");
+                    }
+                    Err(Failed::Io(error)) => return Err(error),
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+            self.begun = self.shared.begin(false);
+        }
     }
 }

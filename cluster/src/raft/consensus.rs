@@ -34,6 +34,7 @@ use weir_proto::cluster::raft_server::RaftServer;
 
 use super::{
     Consensus, Raft, RaftConfig, Roles,
+    applied::entries_of,
     arrival::{is_new, knows_nobody},
     batches::{self, Pending},
     gate::{Gate, Stranger},
@@ -165,7 +166,8 @@ impl RaftConsensus {
             removal,
         } = setup;
         let election_min = Duration::from_millis(config.election_min_ms);
-        let machine = StateMachine::open(&state_dir, disk).map_err(StartError::State)?;
+        let entries = entries_of(log.get_log_reader().await);
+        let machine = StateMachine::open(&state_dir, disk, entries).map_err(StartError::State)?;
         let snapshots = machine.snapshots().clone();
         let gate = Gate::default();
         let nodes = Nodes {

@@ -1,6 +1,7 @@
 //! Agreement: the seam between the services and Raft, and behind it the one
 //! place where openraft is named.
 
+mod applied;
 mod arrival;
 mod batches;
 mod builder;

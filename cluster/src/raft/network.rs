@@ -2,9 +2,10 @@
 //!
 //! Over connections of their own, so that bulk traffic never delays a
 //! heartbeat. Every message names the cluster and the node it means
-//! ([`crate::peer::identity`]); every call is bounded by the time that openraft
-//! gives it. A peer that cannot be reached is reported as unreachable, which
-//! openraft backs off from; any other error it would try again at once.
+//! ([`crate::peer::identity`]); every call is bounded: votes by the time that
+//! openraft gives them, entries and snapshots by deadlines of their own. A peer
+//! that cannot be reached is reported as unreachable, which openraft backs off
+//! from; any other error it would try again at once.
 //!
 //! Entries go one message at a time (openraft's sequential stream), each with
 //! all that waits. A native stream would have to poll for entries before it
@@ -56,6 +57,12 @@ use crate::{
 
 /// Largest message: a batch of entries, each at most some hundred KiB.
 pub(super) const MESSAGE_LIMIT_BYTES: usize = 64 << 20;
+
+/// How long a follower may take for entries: its fsync and the way there and
+/// back. openraft gives them three quarters of a heartbeat interval, and what
+/// does not fit in that it would send again for ever. It ends heartbeats after
+/// an interval itself.
+const APPEND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a snapshot may take in all. A million refs are some hundred MiB.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
@@ -277,20 +284,14 @@ impl Peer {
     async fn call<M: Wire, A: Wire, F>(
         &self,
         message: &M,
-        option: &RPCOption,
+        deadline: Duration,
         send: impl FnOnce(RaftClient<Channel>, Request<Message>) -> F,
     ) -> Result<A, RpcError>
     where
         F: Future<Output = Result<Response<Message>, Status>>,
     {
         self.network
-            .call(
-                self.to,
-                &self.first_address,
-                option.soft_ttl(),
-                message,
-                send,
-            )
+            .call(self.to, &self.first_address, deadline, message, send)
             .await
             .map_err(rpc_error)
     }
@@ -309,9 +310,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        self.call(&request, &option, |mut peer, message| async move {
+        self.call(&request, APPEND_DEADLINE, |mut peer, message| async move {
             peer.append_entries(message).await
         })
         .await
@@ -322,9 +323,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.call(&request, &option, |mut peer, message| async move {
-            peer.vote(message).await
-        })
+        self.call(
+            &request,
+            option.soft_ttl(),
+            |mut peer, message| async move { peer.vote(message).await },
+        )
         .await
     }
 
@@ -333,9 +336,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.call(&request, &option, |mut peer, message| async move {
-            peer.pre_vote(message).await
-        })
+        self.call(
+            &request,
+            option.soft_ttl(),
+            |mut peer, message| async move { peer.pre_vote(message).await },
+        )
         .await
     }
 
@@ -348,7 +353,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let form = TransferForm::new(request.from_leader(), *request.to_node_id(), last);
         // An empty answer means that the node took it.
         let taken: Vec<Proposal> = self
-            .call(&form, &option, |mut peer, message| async move {
+            .call(&form, option.soft_ttl(), |mut peer, message| async move {
                 peer.transfer_leader(message).await
             })
             .await?;
@@ -364,12 +369,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let (chunks, to_send) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-        let file = self
-            .network
-            .shared
-            .nodes
-            .snapshots
-            .open_file(&snapshot.snapshot)
+        let snapshots = self.network.shared.nodes.snapshots.clone();
+        let sent = snapshot.snapshot.clone();
+        let file = tokio::task::spawn_blocking(move || snapshots.open_file(&sent))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
             .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
         let head = wire::encode(&SnapshotHead {
             vote,

@@ -152,6 +152,15 @@ impl Rows {
         Ok((rows, wiped))
     }
 
+    /// Removes what rows are in a folder, in use or not; the next opening finds
+    /// none.
+    pub(super) fn remove(dir: &Path) -> io::Result<()> {
+        match std::fs::remove_dir_all(dir.join("rows")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn try_open(dir: &Path, mark: &Mark) -> io::Result<Self> {
         // Recovery of a damaged file may panic (sled issue 1387). Where a panic
         // ends the process instead, the mark tells the next start.

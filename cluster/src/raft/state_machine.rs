@@ -7,34 +7,43 @@
 //! rows as they are; whoever changes a row meanwhile first notes what it was
 //! ([`Capture`]), and the builder prefers the notes. The tempting alternative,
 //! a copy of all refs in memory, costs as much memory as there are refs.
+//!
+//! sled is lost to a process once one of its writes failed, and it also writes
+//! on threads of its own, whenever it likes. So rows that fail are rebuilt where
+//! they stand, from the newest snapshot and the journal, as a start does with
+//! damaged ones, and as soon as there is room. Until then refs cannot be read
+//! here, and what is agreed waits; Raft votes and appends meanwhile. The tempting
+//! alternative, to keep room free whenever sled writes, cannot be had: others
+//! fill the volume between the look and the write.
 
 use std::{
     collections::BTreeMap,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use futures::{Stream, StreamExt};
 use openraft::{
-    EntryPayload, RaftSnapshotBuilder,
+    RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot as RaftSnapshot},
 };
 use tokio::sync::watch;
 
 use super::{
+    applied::{Applied, Entries},
     builder::Builder,
-    recent::Recent,
     rows::{Batch, Position, Rows},
     snapshot::{Head, Snapshots},
-    types::{LogId, Payload, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
+    types::{Entry, LogId, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
     Error,
-    journal::disk::Disk,
+    journal::disk::{Disk, is_shortage},
     planted::{self, Bug},
-    state::{self, ClusterState, Ref, RefKey, RefRows, Response},
+    state::{ClusterState, Ref, RefKey, RefRows, Response},
 };
 
 /// Entries applied in one transaction. More would delay answers more than it
@@ -46,6 +55,8 @@ const BATCH_ENTRIES: usize = 512;
 const APPLY_ROOM: u64 = 4 << 20;
 /// Between looks for that room.
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
+/// Between attempts to rebuild the rows: each may read all refs.
+const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 
 /// The applied state. Clones share it.
 #[derive(Clone)]
@@ -54,20 +65,20 @@ pub(super) struct StateMachine {
 }
 
 pub(super) struct Shared {
-    pub(super) rows: Rows,
+    dir: PathBuf,
     pub(super) snapshots: Snapshots,
-    /// Std mutexes: held for short synchronous sections, never across an await.
-    memory: Mutex<Memory>,
+    entries: Entries,
+    /// For readers; none while the rows are being rebuilt.
+    rows: ArcSwapOption<Rows>,
+    /// What follows from the entries so far; none while it is being rebuilt. A
+    /// std mutex: held while a batch is applied or a snapshot taken over, by a
+    /// thread that may block. Taken before `capture`.
+    applied_state: Mutex<Option<Applied>>,
+    /// A std mutex: held for short synchronous sections.
     capture: Mutex<Option<Capture>>,
     state: watch::Sender<Arc<ClusterState>>,
     /// Index of the last entry applied.
     applied: watch::Sender<u64>,
-}
-
-/// What is kept in memory beside the rows.
-struct Memory {
-    position: Position,
-    recent: Recent,
 }
 
 /// Rows as they were when a snapshot began, for those that changed since.
@@ -79,35 +90,30 @@ pub(super) struct Capture {
     pub(super) rows: BTreeMap<RefKey, Option<Ref>>,
 }
 
+/// A snapshot that has begun: its head, the rows to walk and the name of its
+/// notes, all as of one position.
+pub(super) struct Begun {
+    pub(super) id: u64,
+    pub(super) head: Head,
+    pub(super) rows: Arc<Rows>,
+}
+
 impl StateMachine {
     /// Opens the applied state in `dir`. Rows that are damaged, or older than
-    /// the newest snapshot, are restored from it; the journal gives the rest.
-    pub(super) fn open(dir: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
+    /// the newest snapshot, are restored from it; the rest is read from
+    /// `entries`, by Raft now and by the rows themselves when they are lost.
+    pub(super) fn open(dir: &Path, disk: Arc<dyn Disk>, entries: Entries) -> io::Result<Self> {
         let snapshots = Snapshots::open(disk)?;
-        let (rows, _wiped) = Rows::open(dir)?;
-        if let Some((file, head)) = snapshots.newest()?
-            && head.position.last > rows.position()?.last
-        {
-            let (head, refs) = snapshots.read(&file)?;
-            tracing::info!(
-                path = %file.path.display(),
-                "applied state is restored from a snapshot"
-            );
-            rows.replace(&head.position, &head.state, &head.recent, refs)?;
-        }
-        let memory = Memory {
-            position: rows.position()?,
-            recent: Recent::restore(rows.recent()?),
-        };
-        let state = watch::Sender::new(Arc::new(rows.state()?));
-        let applied = watch::Sender::new(memory.position.index());
+        let applied = Applied::open(dir, &snapshots)?;
         let shared = Shared {
-            rows,
+            dir: dir.to_owned(),
             snapshots,
-            memory: Mutex::new(memory),
+            entries,
+            rows: ArcSwapOption::new(Some(Arc::clone(&applied.rows))),
             capture: Mutex::new(None),
-            state,
-            applied,
+            state: watch::Sender::new(Arc::clone(&applied.state)),
+            applied: watch::Sender::new(applied.position.index()),
+            applied_state: Mutex::new(Some(applied)),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -124,7 +130,10 @@ impl StateMachine {
     }
 
     pub(super) fn get_ref(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
-        self.shared.rows.get(key)
+        match &*self.shared.rows.load() {
+            Some(rows) => rows.get(key),
+            None => Err(Error::io("cannot read a ref", being_rebuilt())),
+        }
     }
 
     pub(super) fn snapshots(&self) -> &Snapshots {
@@ -134,13 +143,16 @@ impl StateMachine {
     /// Makes the rows durable, so that the next start may believe them. Only
     /// after Raft has stopped.
     pub(super) fn close(&self) -> io::Result<()> {
-        self.shared.rows.close()
+        match &*self.shared.rows.load() {
+            Some(rows) => rows.close(),
+            // The next start finds none and rebuilds them.
+            None => Ok(()),
+        }
     }
 
-    /// Waits until the volume has room for a transaction. The rows are lost to
-    /// this process when they run out of it in the middle of one, and Raft's part
-    /// with them; a full disk is no such failure. Raft votes and appends
-    /// meanwhile, from its reserve, and the entries are applied when there is room.
+    /// Waits until the volume has room for a transaction, which spares the rows
+    /// most failures for want of it. Raft votes and appends meanwhile, from its
+    /// reserve, and the entries are applied when there is room.
     async fn wait_for_room(&self) {
         let disk = self.shared.snapshots.disk();
         let mut told = false;
@@ -162,108 +174,167 @@ impl StateMachine {
     }
 
     /// Applies entries in one transaction; one answer for each.
-    fn apply_batch(&self, entries: Vec<Applying>) -> io::Result<Vec<Response>> {
-        let mut memory = self.shared.memory();
-        let mut state = ClusterState::clone(&self.shared.state.borrow());
-        let mut changed = false;
-        let mut position = memory.position.clone();
-        let mut overlay = Overlay {
-            rows: &self.shared.rows,
-            batch: Batch::default(),
+    fn apply_batch(&self, entries: Vec<Entry>) -> io::Result<Vec<Response>> {
+        let mut slot = self.shared.applied_state();
+        let applied = slot.as_mut().ok_or_else(being_rebuilt)?;
+        let rows = Arc::clone(&applied.rows);
+        let noting = |batch: &Batch| match planted::is(Bug::SnapshotCapturesLater) {
+            true => Ok(()),
+            false => self.shared.note_old_rows(&rows, batch),
         };
-        let mut answers = Vec::with_capacity(entries.len());
-        for Applying { log_id, payload } in entries {
-            let index = log_id.index;
-            position.last = Some(log_id);
-            answers.push(match payload {
-                EntryPayload::Blank => Response::Done { revision: index },
-                EntryPayload::Membership(membership) => {
-                    position.membership = StoredMembership::new(Some(log_id), membership);
-                    Response::Done { revision: index }
+        let answers = applied.apply(entries, noting);
+        match &answers {
+            Ok(_) => self.shared.publish(applied),
+            Err(_) => self.shared.give_up_rows(&mut slot),
+        }
+        answers
+    }
+
+    /// Makes the rows anew, from the newest snapshot and the journal up to the
+    /// entry `last`; tries again for as long as there is no room for it. The
+    /// answers of the entries from `first` on.
+    async fn rebuild(&self, first: u64, last: u64) -> io::Result<Vec<Response>> {
+        loop {
+            self.wait_for_room().await;
+            match self.try_rebuild(first, last).await {
+                Err(error) if is_shortage(&error) => {
+                    tracing::warn!(%error, "applied state cannot be rebuilt yet");
+                    tokio::time::sleep(REBUILD_PAUSE).await;
                 }
-                EntryPayload::Normal(proposal) => {
-                    let request = proposal.request;
-                    let batch = &overlay.batch.requests;
-                    if let Some(revision) = memory.recent.find(request, index, batch) {
-                        Response::Done { revision }
-                    } else {
-                        let effects = state::apply(&mut state, &overlay, index, proposal.command)
-                            .map_err(io::Error::other)?;
-                        changed |= effects.changed;
-                        overlay.batch.refs.extend(effects.rows);
-                        // A refusal changed nothing; it may be judged again.
-                        if matches!(effects.response, Response::Done { .. }) {
-                            overlay.batch.requests.push((index, request));
-                        }
-                        effects.response
-                    }
-                }
-            });
+                outcome => return outcome,
+            }
         }
-        let mut batch = overlay.batch;
-        if let Some(last) = &position.last {
-            batch.forget = memory.recent.outdated(last.index);
+    }
+
+    async fn try_rebuild(&self, first: u64, last: u64) -> io::Result<Vec<Response>> {
+        let shared = Arc::clone(&self.shared);
+        let restoring = move || Applied::restore(&shared.dir, &shared.snapshots);
+        let restored = tokio::task::spawn_blocking(restoring).await;
+        let mut applied = restored.map_err(io::Error::other)??;
+        let mut answers = Vec::new();
+        while applied.position.index() < last {
+            let next = applied.position.index() + 1;
+            let mut entries = (self.shared.entries)(next..last + 1).await?;
+            let in_order = entries.iter().zip(next..);
+            let in_order = in_order.take_while(|(entry, index)| entry.log_id.index == *index);
+            let count = in_order.take(BATCH_ENTRIES).count();
+            if count == 0 {
+                let why = format!("entry {next} is in no snapshot and not in the journal");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            entries.truncate(count);
+            let known = entries.iter().filter(|entry| entry.log_id.index < first);
+            let known = known.count();
+            answers.extend(applied.apply(entries, |_| Ok(()))?.into_iter().skip(known));
         }
-        batch.state = changed.then(|| state.clone());
-        if !planted::is(Bug::SnapshotCapturesLater) {
-            self.shared.note_old_rows(&batch)?;
-        }
-        self.shared.rows.write(&batch, &position)?;
-        memory.position = position;
-        memory.recent.advance(batch.requests, &batch.forget);
-        let applied = memory.position.index();
-        drop(memory);
-        // State first: who waits for an index finds the state of it.
-        if changed {
-            self.shared.state.send_replace(Arc::new(state));
-        }
-        self.shared.applied.send_replace(applied);
+        tracing::info!(applied = last, "applied state is rebuilt");
+        self.shared.rows.store(Some(Arc::clone(&applied.rows)));
+        self.shared.publish(&applied);
+        *self.shared.applied_state() = Some(applied);
         Ok(answers)
     }
 }
 
-struct Applying {
-    log_id: LogId,
-    payload: Payload,
-}
-
-/// The rows with the changes of a batch on top.
-struct Overlay<'a> {
-    rows: &'a Rows,
-    batch: Batch,
-}
-
-impl RefRows for Overlay<'_> {
-    fn get(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
-        match self.batch.refs.get(key) {
-            Some(row) => Ok(row.clone()),
-            None => self.rows.get(key),
-        }
-    }
-}
-
 impl Shared {
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        // Memory is changed after the last step that can fail.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn applied_state(&self) -> MutexGuard<'_, Option<Applied>> {
+        // Changed after the last step that can fail.
+        self.applied_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
         self.capture.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells who waits.
+    fn publish(&self, applied: &Applied) {
+        // State first: who waits for an index finds the state of it.
+        self.state.send_if_modified(|state| {
+            let is_new = !Arc::ptr_eq(state, &applied.state);
+            if is_new {
+                *state = Arc::clone(&applied.state);
+            }
+            is_new
+        });
+        self.applied.send_replace(applied.position.index());
+    }
+
+    /// Rows that failed are read no more, and no snapshot of them is finished.
+    fn give_up_rows(&self, applied: &mut Option<Applied>) {
+        *applied = None;
+        self.rows.store(None);
+        *self.capture() = None;
+    }
+
+    /// Begins a snapshot. With `instead` one that is under way is given up for
+    /// it; else there is none while another is. None either while the rows are
+    /// being rebuilt.
+    pub(super) fn begin(&self, instead: bool) -> Option<Begun> {
+        // No entry is applied while it is held, so that all is as of one position.
+        let applied = self.applied_state();
+        let applied = applied.as_ref()?;
+        let mut capture = self.capture();
+        if capture.is_some() && !instead {
+            return None;
+        }
+        let id = rand::random();
+        *capture = Some(Capture {
+            builder: id,
+            ..Capture::default()
+        });
+        Some(Begun {
+            id,
+            head: applied.head(),
+            rows: Arc::clone(&applied.rows),
+        })
+    }
+
     /// Before rows change: notes what they were, if a snapshot is being built.
-    fn note_old_rows(&self, batch: &Batch) -> io::Result<()> {
+    fn note_old_rows(&self, rows: &Rows, batch: &Batch) -> io::Result<()> {
         if let Some(capture) = &mut *self.capture() {
             for key in batch.refs.keys() {
                 if !capture.rows.contains_key(key) {
-                    let old = self.rows.get(key).map_err(io::Error::other)?;
+                    let old = rows.get(key).map_err(io::Error::other)?;
                     capture.rows.insert(key.clone(), old);
                 }
             }
         }
         Ok(())
     }
+
+    /// Takes over a snapshot of another node. Blocks. None if the rows were lost
+    /// over it: then they have to be rebuilt, from this snapshot.
+    fn install(&self, file: SnapshotFile, expected: Option<LogId>) -> io::Result<Option<()>> {
+        // The whole file is read before anything is given up for it.
+        let head = self.snapshots.verify(&file, expected)?;
+        let mut slot = self.applied_state();
+        // A snapshot that is being built would mix the rows of before and
+        // after under the position of before.
+        *self.capture() = None;
+        // Durable first: from here a restart finds it and installs it.
+        let file = self.snapshots.publish(&head.position, file)?;
+        let (head, refs) = self.snapshots.read(&file)?;
+        let applied = slot.as_mut().ok_or_else(being_rebuilt)?;
+        if let Err(error) = applied.replace(head, refs) {
+            lost(&error);
+            self.give_up_rows(&mut slot);
+            return Ok(None);
+        }
+        self.publish(applied);
+        Ok(Some(()))
+    }
+}
+
+fn being_rebuilt() -> io::Error {
+    io::Error::other("applied state is being rebuilt")
+}
+
+fn lost(error: &io::Error) {
+    tracing::warn!(
+        %error,
+        "applied state is lost to this process; rebuilding it from the snapshot and the journal"
+    );
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -271,7 +342,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let Position { last, membership } = self.shared.memory().position.clone();
+        let applied = self.shared.applied_state();
+        let Position { last, membership } =
+            applied.as_ref().ok_or_else(being_rebuilt)?.position.clone();
         Ok((last, membership))
     }
 
@@ -286,13 +359,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             for item in batch {
                 let (entry, responder) = item?;
                 responders.push(responder);
-                applying.push(Applying {
-                    log_id: entry.log_id,
-                    payload: entry.payload,
-                });
+                applying.push(entry);
             }
+            let [Some(first), Some(last)] =
+                [applying.first(), applying.last()].map(|e| e.map(|entry| entry.log_id.index))
+            else {
+                continue;
+            };
             self.wait_for_room().await;
-            let answers = self.apply_batch(applying)?;
+            let answers = match self.apply_batch(applying) {
+                Ok(answers) => answers,
+                Err(error) => {
+                    lost(&error);
+                    self.rebuild(first, last).await?
+                }
+            };
             for (responder, answer) in responders.into_iter().zip(answers) {
                 if let Some(responder) = responder {
                     responder.send(answer);
@@ -319,31 +400,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
         let shared = Arc::clone(&self.shared);
-        let expected = meta.last_log_id;
-        let head = tokio::task::spawn_blocking(move || {
-            // The whole file is read before anything is given up for it.
-            let head = shared.snapshots.verify(&file, expected)?;
-            // A snapshot that is being built would mix the rows of before and
-            // after under the position of before.
-            *shared.capture() = None;
-            // Durable first: from here a restart finds it and installs it.
-            let file = shared.snapshots.publish(&head.position, file)?;
-            let (head, refs) = shared.snapshots.read(&file)?;
-            shared
-                .rows
-                .replace(&head.position, &head.state, &head.recent, refs)?;
-            Ok::<_, io::Error>(head)
-        })
-        .await
-        .map_err(io::Error::other)??;
-        let mut memory = self.shared.memory();
-        memory.position = head.position;
-        memory.recent = Recent::restore(head.recent);
-        let applied = memory.position.index();
-        drop(memory);
+        let last = meta.last_log_id;
+        let installed = tokio::task::spawn_blocking(move || shared.install(file, last)).await;
+        let applied = last.map_or(0, |last| last.index);
+        if installed.map_err(io::Error::other)??.is_none() {
+            self.rebuild(applied + 1, applied).await?;
+        }
         tracing::info!(applied, "took over a snapshot of the leader");
-        self.shared.state.send_replace(Arc::new(head.state));
-        self.shared.applied.send_replace(applied);
         Ok(())
     }
 
@@ -373,26 +436,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 }
 
 impl StateMachine {
-    /// No entries are applied while this runs, so head and notes begin at the
-    /// same position. A builder before it is given up.
+    /// A builder before it is given up.
     fn builder(&self) -> Builder {
-        let id = rand::random();
-        *self.shared.capture() = Some(Capture {
-            builder: id,
-            ..Capture::default()
-        });
-        let memory = self.shared.memory();
-        let head = Head {
-            position: memory.position.clone(),
-            state: ClusterState::clone(&self.shared.state.borrow()),
-            recent: memory.recent.batches(),
-        };
-        drop(memory);
-        Builder {
-            id,
-            shared: Arc::clone(&self.shared),
-            head,
-        }
+        Builder::new(Arc::clone(&self.shared), self.shared.begin(true))
     }
 }
 

@@ -1,5 +1,7 @@
 //! A cluster of Raft nodes in one process, over real connections.
 
+mod slow_link;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -39,6 +41,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Cluster {
     dir: TempDir,
     config: RaftConfig,
+    /// Of the links between nodes, each way.
+    delay: Duration,
     dials: Arc<AtomicUsize>,
     initial_nodes: u32,
     nodes: BTreeMap<usize, Node>,
@@ -62,12 +66,19 @@ impl Cluster {
 
     /// A first node, and others that join it.
     pub(crate) async fn start_with(count: usize, snapshot_entries: u64) -> Self {
+        let config = RaftConfig {
+            snapshot_entries,
+            ..RaftConfig::default()
+        };
+        Self::start_over(count, config, Duration::ZERO).await
+    }
+
+    /// The same over links that take `delay` each way.
+    pub(crate) async fn start_over(count: usize, config: RaftConfig, delay: Duration) -> Self {
         let mut cluster = Self {
             dir: tempfile::tempdir().unwrap(),
-            config: RaftConfig {
-                snapshot_entries,
-                ..RaftConfig::default()
-            },
+            config,
+            delay,
             dials: Arc::default(),
             initial_nodes: count as u32,
             nodes: BTreeMap::new(),
@@ -145,9 +156,17 @@ impl Cluster {
         std::fs::create_dir_all(root.join("raft")).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.join("raft")));
         let dials = Arc::clone(&self.dials);
+        let delay = self.delay;
         let dial: Dial = Arc::new(move |address| {
             dials.fetch_add(1, Ordering::SeqCst);
-            plain()(address).boxed()
+            async move {
+                if delay.is_zero() {
+                    return plain()(address).await;
+                }
+                let address = slow_link::slow(address, delay).await;
+                plain()(address.map_err(|error| error.to_string())?).await
+            }
+            .boxed()
         });
         let setup = Setup {
             cluster: CLUSTER,

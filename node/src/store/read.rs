@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 use weir_cluster::{
     Digest, Error,
     blob::{BlobStream, CHUNK_BYTES},
-    journal::disk::{DiskFile, read_exact_at},
+    journal::disk::{DiskFile, is_about_the_process, read_exact_at},
 };
 
 use super::{
@@ -20,7 +20,6 @@ use super::{
     index::Location,
     quarantine::Defect,
     record::{ALIGN, Header, header_len, record_len},
-    volume,
 };
 
 /// Chunks of a stream under way to or from the disk: the one that is sent and
@@ -103,7 +102,7 @@ impl OpenFile {
                     Error::NotFound(*digest)
                 });
             }
-            Err(error) if volume::is_about_the_process(&error) => {
+            Err(error) if is_about_the_process(&error) => {
                 return Err(Error::io(format!("cannot open blob {digest}"), error));
             }
             Err(error) => {

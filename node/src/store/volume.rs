@@ -19,7 +19,10 @@ use std::{
     },
 };
 
-use weir_cluster::{Error, journal::disk::Disk};
+use weir_cluster::{
+    Error,
+    journal::disk::{Disk, is_about_the_process, is_full},
+};
 
 use super::StoreConfig;
 use crate::planted::{self, Bug};
@@ -91,11 +94,7 @@ impl Volume {
                 "this node may open no more files or take no more memory: {doing}: {error}"
             ));
         }
-        if matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        ) && !planted::is(Bug::FullDiskFences)
-        {
+        if is_full(error) && !planted::is(Bug::FullDiskFences) {
             return Error::Exhausted(format!("no room on the volume: {doing}: {error}"));
         }
         self.fence(doing, error)
@@ -227,12 +226,4 @@ impl Drop for Room {
 /// may have been a lack of room, which would be no reason to fence the volume.
 pub(super) fn sync_failed(error: io::Error) -> io::Error {
     io::Error::other(error)
-}
-
-/// Errors that say nothing about the volume.
-pub(super) fn is_about_the_process(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

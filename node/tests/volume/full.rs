@@ -1,17 +1,22 @@
 //! A volume without room, for bytes or for files.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use tonic::Code;
 use weir_cluster::{Digest, blob::conformance::sample};
 
 use crate::{
     calls::Client,
-    node::{Node, one, row, stage, three, until},
+    node::{LOOK_INTERVAL, Node, one, row, stage, three, until},
     volume::Volume,
 };
 
 /// Files that the volume has room for; a node needs some hundred.
 const INODES: u32 = 2048;
+
+/// How often sled writes what it was given.
+const SLED_FLUSHES: Duration = Duration::from_secs(1);
 
 /// Uploads until one is refused, and returns those that were not. The segment
 /// in use still has room when the volume has none.
@@ -146,4 +151,50 @@ fn a_node_with_a_full_volume_starts_votes_and_answers() {
     assert_eq!(unknown.code(), Code::NotFound, "{unknown}");
     all_there(&client, &[first, stored]);
     assert!(nodes[0].ended().is_none(), "{}", nodes[0].log());
+}
+
+/// sled writes behind its callers' back, a moment later: what was pushed in this
+/// moment has no room any more. It is lost to sled, and the node goes on.
+#[test]
+fn rows_that_a_full_volume_ended_are_back_without_a_restart() {
+    let _stage = stage();
+    let root = tempfile::tempdir().unwrap();
+    let Some(volume) = Volume::new(root.path(), INODES) else {
+        return;
+    };
+    let mut node = one(root.path(), Some(&volume.mount));
+    let client = node.client();
+    let digest = client.upload(sample(1, 5_000)).unwrap();
+    let mut pushed = Vec::new();
+    // Whether the write or the filler is first is the kernel's affair.
+    for round in 0.. {
+        assert!(round < 20, "sled's writes find room on a full volume");
+        for number in 0..20 {
+            let uri = format!("urn:test:{round}:{number}");
+            client.push(&uri, digest).unwrap();
+            pushed.push(uri);
+        }
+        let filler = volume.fill();
+        let began = Instant::now();
+        let failed = || node.log().contains("hit error while writing iobuf");
+        while !failed() && began.elapsed() < 3 * SLED_FLUSHES {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        std::fs::remove_file(filler).unwrap();
+        if failed() {
+            break;
+        }
+    }
+    until("pushes to work again by themselves", || {
+        let again = client.push("urn:test:again", digest);
+        again.map_err(|error| error.to_string())
+    });
+    pushed.push("urn:test:again".to_owned());
+    for uri in &pushed {
+        assert_eq!(client.fetch(uri).unwrap(), digest.hash_hex(), "{uri}");
+    }
+    let log = node.log();
+    assert!(log.contains("applied state is rebuilt"), "{log}");
+    assert!(node.ended().is_none(), "{log}");
+    node.status("n1 to lead", |status| status["leader"] == "n1");
 }

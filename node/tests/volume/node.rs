@@ -18,7 +18,7 @@ use crate::calls::Client;
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Between two looks at what is waited for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One test at a time: each runs up to three nodes.
 pub(crate) fn stage() -> MutexGuard<'static, ()> {

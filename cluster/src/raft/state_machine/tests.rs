@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use openraft::RaftSnapshotBuilder;
+use futures::FutureExt;
+use openraft::{EntryPayload, RaftSnapshotBuilder};
 use tempfile::TempDir;
 
 use super::*;
@@ -20,13 +21,18 @@ use crate::{
 struct Node {
     dir: TempDir,
     machine: Option<StateMachine>,
+    log: Arc<Mutex<Vec<Entry>>>,
 }
 
 impl Node {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("raft")).unwrap();
-        let mut node = Self { dir, machine: None };
+        let mut node = Self {
+            dir,
+            machine: None,
+            log: Arc::default(),
+        };
         node.open();
         node
     }
@@ -35,7 +41,16 @@ impl Node {
         // sled's lock goes with the last handle.
         self.machine = None;
         let disk = Arc::new(RealDisk::new(self.dir.path().join("raft")));
-        let machine = StateMachine::open(&self.dir.path().join("state"), disk).unwrap();
+        let log = Arc::clone(&self.log);
+        // A few at a time, so that more than one batch has to be read.
+        let entries: Entries = Arc::new(move |range| {
+            let log = log.lock().unwrap();
+            let entries = log.iter().filter(|e| range.contains(&e.log_id.index));
+            let entries = entries.take(3).cloned().collect();
+            futures::future::ready(Ok(entries)).boxed()
+        });
+        let dir = self.dir.path().join("state");
+        let machine = StateMachine::open(&dir, disk, entries).unwrap();
         self.machine = Some(machine);
     }
 
@@ -52,6 +67,7 @@ impl Node {
                 command,
             }),
         };
+        self.log.lock().unwrap().push(entry.clone());
         let entries = futures::stream::iter([Ok((entry, None))]);
         self.machine().apply(entries).await.unwrap();
     }
@@ -69,7 +85,7 @@ impl Node {
     }
 
     fn rows(&mut self) -> BTreeMap<RefKey, u64> {
-        let rows = self.machine().shared.rows.refs();
+        let rows = self.machine().shared.rows.load_full().unwrap().refs();
         rows.map(|row| row.map(|(key, row)| (key, row.revision)))
             .collect::<io::Result<_>>()
             .unwrap()
@@ -170,8 +186,13 @@ async fn a_snapshot_under_way_is_given_up_for_one_that_is_installed() {
     leader.set(3, 2).await;
     let newer = leader.snapshot().await;
     node.install(&leader, &newer).await.unwrap();
-    // It would hold row 2 under a position before it.
-    builder.build_snapshot().await.unwrap_err();
+    // It would hold row 2 under a position before it. An error would end Raft
+    // here: it begins anew.
+    let again = builder.build_snapshot().await.unwrap();
+    assert_eq!(again.meta, newer.meta);
+    let mut other = Node::new();
+    other.install(&node, &again).await.unwrap();
+    assert_eq!(other.rows(), revisions(&[(1, 2), (2, 3)]));
     let newest = node
         .machine()
         .get_current_snapshot()
@@ -220,6 +241,68 @@ async fn rows_lost_to_a_power_cut_come_back_from_the_snapshot() {
     assert_eq!(last, Some(log_id(2)));
     node.set(3, 2).await;
     assert_eq!(node.rows(), revisions(&[(1, 2), (2, 3)]));
+}
+
+/// P10, P12: what a full disk does to the rows lasts no longer than it. Losing
+/// them is what `apply` does when they fail.
+#[tokio::test]
+async fn lost_rows_are_rebuilt_in_the_running_process() {
+    for snapshot_at in [None, Some(2), Some(5), Some(9)] {
+        let mut node = Node::new();
+        node.found().await;
+        let mut expected = Vec::new();
+        for index in 2..=9 {
+            node.set(index, index).await;
+            expected.push((index, index));
+            if snapshot_at == Some(index) {
+                node.snapshot().await;
+            }
+        }
+        let builder = node.machine().get_snapshot_builder().await;
+        let lose = |machine: &StateMachine| {
+            let mut applied = machine.shared.applied_state();
+            machine.shared.give_up_rows(&mut applied);
+        };
+        lose(node.machine());
+        // No answer rather than an old one, or none where there is a ref.
+        let error = node.machine().get_ref(&key(2)).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        // The next batch finds that they are gone. A proposal that is sent again
+        // is known still.
+        node.apply(10, 9, set(3, 3)).await;
+        assert_eq!(node.rows(), revisions(&expected), "{snapshot_at:?}");
+        assert_eq!(*node.machine().applied().borrow(), 10);
+        assert_eq!(node.machine().state().borrow().cluster, Some(ClusterId(1)));
+        // Entries that were under way are answered as if nothing had happened.
+        node.set(11, 11).await;
+        node.set(12, 11).await;
+        lose(node.machine());
+        let answers = node.machine().rebuild(11, 12).await.unwrap();
+        let done = |revision| Response::Done { revision };
+        assert_eq!(answers, [done(11), done(12)]);
+        // The snapshot that was begun on the lost rows is one of the new ones.
+        let mut builder = builder;
+        let snapshot = builder.build_snapshot().await.unwrap();
+        assert_eq!(snapshot.meta.last_log_id, Some(log_id(12)));
+        expected.push((11, 12));
+        let mut other = Node::new();
+        other.install(&node, &snapshot).await.unwrap();
+        assert_eq!(other.rows(), revisions(&expected));
+        // And a start believes what was rebuilt.
+        node.open();
+        assert_eq!(node.rows(), revisions(&expected));
+    }
+}
+
+#[tokio::test]
+async fn rows_are_not_rebuilt_around_a_hole() {
+    let mut node = Node::new();
+    node.found().await;
+    node.set(2, 1).await;
+    node.set(3, 2).await;
+    node.log.lock().unwrap().remove(1);
+    let error = node.machine().rebuild(4, 3).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 }
 
 /// A node that needs it would refuse it, for as long as no other is made.
