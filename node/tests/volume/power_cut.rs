@@ -215,7 +215,7 @@ fn acknowledged_blobs_survive_the_shutdown_of_a_real_file_system() {
         assert!(report.is_clean(), "{context}: {report}");
         let store = open(&store_dir);
         totals.read += runtime.block_on(insist_whole(&store, &all, &context));
-        if drawn[1] % 2 == 0 {
+        if drawn[1].is_multiple_of(2) {
             store.close();
         }
     }
