@@ -89,6 +89,7 @@ pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
                 honesty::named(&status, &broken)?;
                 honesty::measured(&fleet.get(number, "/metrics")?.1, &broken)?;
                 let ready = fleet.get(number, "/readyz")?;
+                // Neither a full volume nor a fenced one takes writes.
                 let takes_writes = !expected.contains_key(&number);
                 ensure!(
                     takes_writes == (ready.0 == 200),
