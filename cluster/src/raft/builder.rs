@@ -9,7 +9,10 @@ use super::{
     state_machine::{Shared, meta},
     types::{Snapshot, SnapshotFile, TypeConfig},
 };
-use crate::state::{Ref, RefKey};
+use crate::{
+    outside,
+    state::{Ref, RefKey},
+};
 
 /// Builds one snapshot. While it exists, changed rows are noted.
 pub(super) struct Builder {
@@ -74,7 +77,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let (id, shared) = (self.id, Arc::clone(&self.shared));
         let head = std::mem::take(&mut self.head);
         let meta = meta(&head.position);
-        let snapshot = tokio::task::spawn_blocking(move || shared.build(id, &head))
+        let snapshot = outside::blocking(move || shared.build(id, &head))
             .await
             .map_err(io::Error::other)??;
         Ok(RaftSnapshot { meta, snapshot })

@@ -26,13 +26,14 @@ use tokio::sync::watch;
 use super::{
     builder::Builder,
     recent::Recent,
-    rows::{Batch, Position, Rows},
+    rows::{Batch, Position, RowStore, Rows},
     snapshot::{Head, Snapshots},
     types::{LogId, Payload, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
     Error,
     journal::disk::Disk,
+    outside,
     planted::{self, Bug},
     state::{self, ClusterState, Ref, RefKey, RefRows, Response},
 };
@@ -54,7 +55,7 @@ pub(super) struct StateMachine {
 }
 
 pub(super) struct Shared {
-    pub(super) rows: Rows,
+    pub(super) rows: Arc<dyn RowStore>,
     pub(super) snapshots: Snapshots,
     /// Std mutexes: held for short synchronous sections, never across an await.
     memory: Mutex<Memory>,
@@ -83,13 +84,18 @@ impl StateMachine {
     /// Opens the applied state in `dir`. Rows that are damaged, or older than
     /// the newest snapshot, are restored from it; the journal gives the rest.
     pub(super) fn open(dir: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
-        let snapshots = Snapshots::open(disk)?;
         let (rows, _wiped) = Rows::open(dir)?;
+        Self::over(Arc::new(rows), disk)
+    }
+
+    /// The same over rows that are open.
+    pub(super) fn over(rows: Arc<dyn RowStore>, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let snapshots = Snapshots::open(disk)?;
         if let Some((file, head)) = snapshots.newest()?
             && head.position.last > rows.position()?.last
         {
-            let (head, refs) = snapshots.read(&file)?;
-            rows.replace(&head.position, &head.state, &head.recent, refs)?;
+            let (head, mut refs) = snapshots.read(&file)?;
+            rows.replace(&head.position, &head.state, &head.recent, &mut refs)?;
         }
         let memory = Memory {
             position: rows.position()?,
@@ -164,7 +170,7 @@ impl StateMachine {
         let mut changed = false;
         let mut position = memory.position.clone();
         let mut overlay = Overlay {
-            rows: &self.shared.rows,
+            rows: &*self.shared.rows,
             batch: Batch::default(),
         };
         let mut answers = Vec::with_capacity(entries.len());
@@ -225,7 +231,7 @@ struct Applying {
 
 /// The rows with the changes of a batch on top.
 struct Overlay<'a> {
-    rows: &'a Rows,
+    rows: &'a dyn RowStore,
     batch: Batch,
 }
 
@@ -316,7 +322,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         let shared = Arc::clone(&self.shared);
         let expected = meta.last_log_id;
-        let head = tokio::task::spawn_blocking(move || {
+        let head = outside::blocking(move || {
             // The whole file is read before anything is given up for it.
             let head = shared.snapshots.verify(&file, expected)?;
             // A snapshot that is being built would mix the rows of before and
@@ -324,10 +330,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             *shared.capture() = None;
             // Durable first: from here a restart finds it and installs it.
             let file = shared.snapshots.publish(&head.position, file)?;
-            let (head, refs) = shared.snapshots.read(&file)?;
+            let (head, mut refs) = shared.snapshots.read(&file)?;
             shared
                 .rows
-                .replace(&head.position, &head.state, &head.recent, refs)?;
+                .replace(&head.position, &head.state, &head.recent, &mut refs)?;
             Ok::<_, io::Error>(head)
         })
         .await
@@ -355,7 +361,7 @@ impl StateMachine {
     /// No entries are applied while this runs, so head and notes begin at the
     /// same position. A builder before it is given up.
     fn builder(&self) -> Builder {
-        let id = rand::random();
+        let id = outside::random();
         *self.shared.capture() = Some(Capture {
             builder: id,
             ..Capture::default()
