@@ -15,8 +15,8 @@
 //! every node. What must hold at every moment is checked as it happens
 //! (`world`), and what clients were told at the end (`history`).
 //!
-//! The same seed gives the same run: the trace, which has each message and each
-//! answer with its time, is equal byte by byte.
+//! The same seed is to give the same run, with a trace that is equal byte by
+//! byte. Not reached yet: some source of chance is still open.
 
 mod clients;
 mod cluster;
