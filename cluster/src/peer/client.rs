@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Status};
 use weir_proto::cluster::{
     FindMissingRequest, GetBatchRequest, GetRequest, ListRequest, OfferRequest, PutBatchRequest,
     PutRequest, PutResponse, ReportRequest, ScrubRequest, SummariesRequest,
@@ -27,6 +27,7 @@ pub use super::dial::{Dial, endpoint, plain};
 
 use super::{
     Peers, Report,
+    dial::Channel,
     identity::{Removal, misled, stamp},
     link::{Connection, Link},
     repair_wire::{

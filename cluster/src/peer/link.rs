@@ -14,9 +14,8 @@ use std::{
 
 use rand::Rng;
 use tokio::time::{Instant, timeout};
-use tonic::transport::Channel;
 
-use super::dial::Dial;
+use super::dial::{Channel, Dial};
 use crate::{Error, NodeId, outside};
 
 /// Connections to each peer: one stream of blobs does not fill a long link, and

@@ -33,7 +33,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status};
 use weir_proto::cluster::{
     Payload as Message, SnapshotChunk, peer_client::PeerClient, raft_client::RaftClient,
 };
@@ -52,7 +52,7 @@ use crate::{
     outside,
     peer::{
         CheckIn, Start, check_in_answer, check_in_message,
-        dial::Dial,
+        dial::{Channel, Dial},
         identity::{Removal, misled, stamp},
         link::Link,
     },

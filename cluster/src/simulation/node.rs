@@ -9,11 +9,11 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::AbortHandle};
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use super::{
-    network::{Network, address},
+    network::{Listener, Network, address},
     world::World,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
         Report, Start,
         client::GrpcPeers,
         identity::Removal,
-        server::{PeerParts, PeerService, transport},
+        server::{PeerParts, PeerService},
     },
     placement::view,
     raft::{
@@ -185,12 +185,12 @@ pub(super) async fn start(
         scrub: Arc::new(|| {}),
         foreground: gateway.foreground(),
     });
-    let accepted = UnboundedReceiverStream::new(network.listen(number));
-    let server = transport()
-        .add_service(peer.into_server())
-        .add_service(consensus.service())
-        .serve_with_incoming(accepted);
-    let server = tokio::spawn(async move { drop(server.await) });
+    let services = Routes::new(peer.into_server()).add_service(consensus.service());
+    let listener = Listener {
+        services: services.prepare(),
+        life: life.clone(),
+    };
+    network.listen(number, listener);
     let begun = Start {
         boot: outside::random::<u64>().max(1),
         known_boots: volume.boots.clone(),
@@ -218,7 +218,7 @@ pub(super) async fn start(
         Arc::clone(&barred),
     ));
     world.trace(format_args!("node {number} starts"));
-    let tasks = [server, leading, taking_part];
+    let tasks = [leading, taking_part];
     Ok(Process {
         life,
         consensus,
