@@ -15,7 +15,7 @@ const SEEDS_VARIABLE: &str = "WEIR_SEEDS";
 /// One seed, whose trace is printed if it fails.
 const SEED_VARIABLE: &str = "WEIR_SEED";
 /// Without optimisation a run takes many seconds, so that everyday tests make few.
-const SEEDS: u64 = if cfg!(debug_assertions) { 4 } else { 200 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 2 } else { 200 };
 /// How many seeds are run twice.
 const SAME: u64 = if cfg!(debug_assertions) { 1 } else { 5 };
 /// Lines of the trace of one seed that are printed.
