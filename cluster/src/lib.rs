@@ -17,6 +17,7 @@
 pub mod blob;
 pub mod journal;
 pub mod membership;
+mod outside;
 pub mod peer;
 pub mod placement;
 pub mod planted;
@@ -24,6 +25,8 @@ pub mod raft;
 pub mod repair;
 pub mod replication;
 pub mod ring;
+#[cfg(all(test, tokio_unstable))]
+mod simulation;
 pub mod state;
 pub mod words;
 

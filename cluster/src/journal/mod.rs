@@ -199,15 +199,14 @@ impl Journal {
         });
         let (commands, queue) = mpsc::unbounded_channel();
         let writer = Writer::new(shared.clone(), recovered.tail, recovered.marks);
-        let writer = thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || writer.run(queue))
+        let writer = writer
+            .start(queue)
             .map_err(|error| shared.io("start the writer of", &shared.config.dir, error))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 commands: Some(commands),
-                writer: Some(writer),
+                writer,
             }),
         })
     }

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice},
     sync::{Arc, PoisonError},
+    thread,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -14,6 +15,8 @@ use super::{
     segment,
     tail::{Marks, Tail, ZEROS, create_segment},
 };
+#[cfg(all(test, tokio_unstable))]
+use crate::outside;
 use crate::planted::{self, Bug};
 
 /// A batch is written when it has this many bytes, so that the first to wait
@@ -61,8 +64,41 @@ impl Writer {
         }
     }
 
-    /// Works until the journal is dropped.
-    pub(super) fn run(mut self, mut queue: mpsc::UnboundedReceiver<Command>) {
+    /// Begins to work, until the journal is dropped; on a thread of its own,
+    /// but for a simulation.
+    pub(super) fn start(
+        self,
+        queue: mpsc::UnboundedReceiver<Command>,
+    ) -> io::Result<Option<thread::JoinHandle<()>>> {
+        #[cfg(all(test, tokio_unstable))]
+        if outside::simulated::is_on() {
+            tokio::spawn(self.run_simulated(queue));
+            return Ok(None);
+        }
+        let builder = thread::Builder::new().name("journal".into());
+        builder.spawn(move || self.run(queue)).map(Some)
+    }
+
+    /// The same as [`Self::run`] on simulated time: writing and syncing a batch
+    /// takes some milliseconds, and now and then much longer.
+    #[cfg(all(test, tokio_unstable))]
+    async fn run_simulated(mut self, mut queue: mpsc::UnboundedReceiver<Command>) {
+        use rand::Rng;
+        let mut commands = Vec::new();
+        while queue.recv_many(&mut commands, COMMANDS_AT_ONCE).await > 0 {
+            for command in commands.drain(..) {
+                self.perform(command);
+            }
+            let millis = match outside::rng().random_ratio(1, 200) {
+                true => outside::rng().random_range(50..500),
+                false => outside::rng().random_range(0..5),
+            };
+            tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+            self.flush();
+        }
+    }
+
+    fn run(mut self, mut queue: mpsc::UnboundedReceiver<Command>) {
         let mut commands = Vec::new();
         while queue.blocking_recv_many(&mut commands, COMMANDS_AT_ONCE) > 0 {
             for command in commands.drain(..) {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use weir_proto::cluster::{GetBatchResponse, get_batch_response};
 
 use super::wire::item_code;
-use crate::{Digest, Error, blob::Verified};
+use crate::{Digest, Error, blob::Verified, outside};
 
 /// Bytes in one message of that answer.
 const ANSWER_BYTES: usize = 4 << 20;
@@ -27,7 +27,7 @@ pub(super) async fn verify(
     if bytes <= HASH_INLINE_BYTES {
         return Ok(hash());
     }
-    let hashed = tokio::task::spawn_blocking(hash).await;
+    let hashed = outside::blocking(hash).await;
     hashed.map_err(|error| Error::Internal(format!("hashing: {error}")))
 }
 

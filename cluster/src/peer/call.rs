@@ -14,11 +14,11 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Status};
 use weir_proto::cluster::{GetBatchRequest, GetRequest, peer_client::PeerClient};
 
 use super::{
-    dial::Dial,
+    dial::{Channel, Dial},
     identity::{Removal, misled, stamp},
     link::{Connection, Link},
     upload::{next_of, within},

@@ -3,13 +3,37 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::server::FRAME_BYTES;
 
 /// How often an idle connection is proven alive, and how long that may take:
 /// a peer that vanished without a word is noticed within ten seconds.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// A connection.
+#[cfg(not(all(test, tokio_unstable)))]
+pub type Channel = tonic::transport::Channel;
+
+/// A connection, or what stands in for one in a simulation.
+#[cfg(all(test, tokio_unstable))]
+pub type Channel = tower::util::BoxCloneSyncService<
+    http::Request<tonic::body::Body>,
+    http::Response<tonic::body::Body>,
+    tonic::Status,
+>;
+
+#[cfg(not(all(test, tokio_unstable)))]
+fn channel(opened: tonic::transport::Channel) -> Channel {
+    opened
+}
+
+#[cfg(all(test, tokio_unstable))]
+fn channel(opened: tonic::transport::Channel) -> Channel {
+    Channel::new(tower::ServiceExt::map_err(opened, |error| {
+        tonic::Status::from_error(Box::new(error))
+    }))
+}
 
 /// Opens a connection to an address (`host:port`), or says why not. The one
 /// place to add TLS: build on [`endpoint`] and connect with a connector.
@@ -21,7 +45,8 @@ pub fn plain() -> Dial {
     Arc::new(|address| {
         async move {
             let endpoint = endpoint(&format!("http://{address}"))?;
-            endpoint.connect().await.map_err(|error| chain(&error))
+            let opened = endpoint.connect().await;
+            opened.map(channel).map_err(|error| chain(&error))
         }
         .boxed()
     })

@@ -14,10 +14,9 @@ use std::{
 
 use rand::Rng;
 use tokio::time::{Instant, timeout};
-use tonic::transport::Channel;
 
-use super::dial::Dial;
-use crate::{Error, NodeId};
+use super::dial::{Channel, Dial};
+use crate::{Error, NodeId, outside};
 
 /// Connections to each peer: one stream of blobs does not fill a long link, and
 /// two keep a large stream from delaying small answers behind it.
@@ -129,7 +128,7 @@ impl Link {
         let growth = 1 << refusal.times.min(8);
         let most = (BACKOFF_LEAST * growth).min(BACKOFF_MOST);
         // Jitter, so that the nodes of a cluster do not all return at once.
-        let backoff = most.mul_f64(rand::rng().random_range(0.5..1.0));
+        let backoff = most.mul_f64(outside::rng().random_range(0.5..1.0));
         refusal.times = refusal.times.saturating_add(1);
         refusal.until = Some(Instant::now() + backoff);
         cause.clone_into(&mut refusal.cause);

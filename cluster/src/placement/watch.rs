@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::view::View;
-use crate::{Epoch, NodeId, state::ClusterState};
+use crate::{Epoch, NodeId, outside, state::ClusterState};
 
 /// Keeps a view up to date with the agreed state. The task behind it ends when
 /// the state's sender or the last receiver of the view is gone.
@@ -26,8 +26,7 @@ pub fn watch(
             let previous = sender.borrow().clone();
             // Computing a table takes milliseconds of CPU: not on a thread that
             // serves requests.
-            let computed =
-                tokio::task::spawn_blocking(move || View::from_state(me, &state, Some(&previous)));
+            let computed = outside::blocking(move || View::from_state(me, &state, Some(&previous)));
             match computed.await {
                 Ok(view) => {
                     tracing::info!(epoch = %view.epoch(), nodes = view.state().members.len(), "view changed");

@@ -102,6 +102,8 @@ bugs! {
         "raft::state_machine::tests::a_snapshot_that_is_damaged_on_the_way_changes_nothing";
     SnapshotCapturesLater: P 3, "a snapshot under way mixes in later changes", Cluster,
         "raft::state_machine::tests::a_snapshot_holds_what_was_applied_when_it_began";
+    LeaderResumed: P 3, "a leader goes on leading in its old term after a power cut", Cluster,
+        "simulation::tests::power_cuts_of_all_nodes_lose_nothing";
     UrisOneByOne: P 3, "one step sets only the first URI of a push", Cluster,
         "state::tests::all_keys_of_a_push_get_one_revision_and_a_removal_needs_it",
         "calm" 1 "refs";

@@ -50,27 +50,42 @@ pub fn each_is_caught(suite: Suite) {
 }
 
 fn is_caught(planted: &Planted) -> Result<(), String> {
-    let output = output_of(planted)?;
+    is_caught_by(planted, planted.test, &[])
+}
+
+/// Whether a test of this program catches a bug, run with it and with these
+/// variables; if not, why.
+pub fn is_caught_by(
+    planted: &Planted,
+    test: &str,
+    variables: &[(&str, String)],
+) -> Result<(), String> {
+    let output = output_of(planted, test, variables)?;
     if !output.contains("running 1 test") {
-        return Err(format!("there is no test {}\n{output}", planted.test));
+        return Err(format!("there is no test {test}\n{output}"));
     }
     if !output.contains(&reached(planted.bug)) {
-        return Err(format!("{} does not reach it", planted.test));
+        return Err(format!("{test} does not reach it"));
     }
     if !output.contains("0 passed; 1 failed") {
-        return Err(format!("{} does not fail\n{output}", planted.test));
+        return Err(format!("{test} does not fail\n{output}"));
     }
     Ok(())
 }
 
 /// All that the test says, run with the bug on.
-fn output_of(planted: &Planted) -> Result<String, String> {
-    let failed = |error| format!("cannot run {}: {error}", planted.test);
+fn output_of(
+    planted: &Planted,
+    test: &str,
+    variables: &[(&str, String)],
+) -> Result<String, String> {
+    let failed = |error| format!("cannot run {test}: {error}");
     let program = std::env::current_exe().map_err(failed)?;
     let mut child = Command::new(program)
         // Also what a test says that passes.
-        .args(["--exact", planted.test, "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(VARIABLE, planted.name)
+        .envs(variables.iter().map(|(name, value)| (*name, value)))
         // Failures are expected here: not to be kept as examples, nor made small.
         .env("PROPTEST_MAX_SHRINK_ITERS", "0")
         .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1")
@@ -102,7 +117,7 @@ fn output_of(planted: &Planted) -> Result<String, String> {
             Err(mpsc::RecvTimeoutError::Disconnected) => break Ok(output),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 let _ = child.kill();
-                break Err(format!("{} has not ended in {LIMIT:?}", planted.test));
+                break Err(format!("{test} has not ended in {LIMIT:?}"));
             }
         }
     };

@@ -3,14 +3,14 @@
 //! It follows from a snapshot file and the journal alone, and can be made anew
 //! from these at any time: at a start, or in a process whose rows are lost.
 
-use std::{io, ops::Range, path::Path, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 use openraft::{EntryPayload, RaftLogReader};
 
 use super::{
     recent::Recent,
-    rows::{Batch, Position, Rows},
+    rows::{Batch, Position, RowStore},
     snapshot::{Head, Reader, Snapshots},
     types::{Entry, StoredMembership, TypeConfig},
 };
@@ -39,40 +39,32 @@ pub(super) fn entries_of(log: impl RaftLogReader<TypeConfig>) -> Entries {
 
 /// The applied state of one node.
 pub(super) struct Applied {
-    pub(super) rows: Arc<Rows>,
+    pub(super) rows: Arc<dyn RowStore>,
     pub(super) position: Position,
     recent: Recent,
     pub(super) state: Arc<ClusterState>,
 }
 
 impl Applied {
-    /// Opens the rows in `dir`. Where they are damaged, or older than the newest
+    /// What these rows hold. Where they are damaged, or older than the newest
     /// snapshot, they are restored from it; the journal has the rest.
-    pub(super) fn open(dir: &Path, snapshots: &Snapshots) -> io::Result<Self> {
-        let (rows, _wiped) = Rows::open(dir)?;
+    pub(super) fn open(rows: Arc<dyn RowStore>, snapshots: &Snapshots) -> io::Result<Self> {
         if let Some((file, head)) = snapshots.newest()?
             && head.position.last > rows.position()?.last
         {
-            let (head, refs) = snapshots.read(&file)?;
+            let (head, mut refs) = snapshots.read(&file)?;
             tracing::info!(
                 path = %file.path.display(),
                 "applied state is restored from a snapshot"
             );
-            rows.replace(&head.position, &head.state, &head.recent, refs)?;
+            rows.replace(&head.position, &head.state, &head.recent, &mut refs)?;
         }
         Ok(Self {
             position: rows.position()?,
             recent: Recent::restore(rows.recent()?),
             state: Arc::new(rows.state()?),
-            rows: Arc::new(rows),
+            rows,
         })
-    }
-
-    /// The same without the rows that are there, which are lost. Who still reads
-    /// them reads on in files that have no name any more.
-    pub(super) fn restore(dir: &Path, snapshots: &Snapshots) -> io::Result<Self> {
-        Rows::remove(dir)?;
-        Self::open(dir, snapshots)
     }
 
     /// What a snapshot as of here holds beside refs.
@@ -85,7 +77,7 @@ impl Applied {
     }
 
     /// Takes over a snapshot in place of everything.
-    pub(super) fn replace(&mut self, head: Head, refs: Reader) -> io::Result<()> {
+    pub(super) fn replace(&mut self, head: Head, refs: &mut Reader) -> io::Result<()> {
         let rows = &self.rows;
         rows.replace(&head.position, &head.state, &head.recent, refs)?;
         self.position = head.position;
@@ -106,7 +98,7 @@ impl Applied {
         let mut changed = false;
         let mut position = self.position.clone();
         let mut overlay = Overlay {
-            rows: &self.rows,
+            rows: &*self.rows,
             batch: Batch::default(),
         };
         let mut answers = Vec::new();
@@ -156,7 +148,7 @@ impl Applied {
 
 /// The rows with the changes of a batch on top.
 struct Overlay<'a> {
-    rows: &'a Rows,
+    rows: &'a dyn RowStore,
     batch: Batch,
 }
 

@@ -17,7 +17,7 @@ use super::{
     server,
     types::Proposal,
 };
-use crate::state::Response;
+use crate::{outside, state::Response};
 
 /// Proposals in one batch: one message and one fsync.
 const BATCH_LIMIT: usize = 256;
@@ -125,7 +125,7 @@ async fn carry(this: &RaftConsensus, mut batch: Vec<Pending>) {
 
 /// With jitter, so that nodes do not ask a new leader all at once.
 pub(super) async fn pause() {
-    let pause = rand::rng().random_range(RETRY_LEAST..RETRY_MOST);
+    let pause = outside::rng().random_range(RETRY_LEAST..RETRY_MOST);
     sleep(pause).await;
 }
 

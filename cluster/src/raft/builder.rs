@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     journal::disk::is_shortage,
+    outside,
     state::{Ref, RefKey},
 };
 
@@ -124,7 +125,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             if let Some(begun) = self.begun.take() {
                 let (id, meta) = (begun.id, meta(&begun.head.position));
                 let shared = Arc::clone(&self.shared);
-                let building = tokio::task::spawn_blocking(move || shared.build(&begun));
+                let building = outside::blocking(move || shared.build(&begun));
                 let built = building.await.map_err(io::Error::other)?;
                 // Notes of a build that ended are of no use.
                 self.shared.take_notes(id);

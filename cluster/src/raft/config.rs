@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::planted::{self, Bug};
+
 /// How this node takes part in Raft. Use the same values on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -80,6 +82,9 @@ impl RaftConfig {
             // leader knew better. Then the leader sends it again what it lacks;
             // the alternative, to stop the leader, harms the others too.
             allow_log_reversion: Some(true),
+            // A leader that starts again may have lost entries that others hold:
+            // it would give their places in its old term to other entries.
+            enable_leader_restore: Some(planted::is(Bug::LeaderResumed)),
             // Our own deadlines bound it (`super::network`).
             install_snapshot_timeout: 600_000,
             max_payload_entries: 1_024,

@@ -48,6 +48,7 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     journal::disk::Disk,
+    outside,
     peer::{dial::Dial, identity::Removal},
     planted::{self, Bug},
     state::{ClusterState, Command, Member, Ref, RefKey, RequestId, Response, Settings},
@@ -122,7 +123,7 @@ impl RaftConsensus {
     /// [`Self::service`] for others to reach it.
     pub async fn start(
         setup: Setup,
-        log: impl RaftLogStorage<TypeConfig>,
+        mut log: impl RaftLogStorage<TypeConfig>,
     ) -> Result<Arc<Self>, StartError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -131,7 +132,13 @@ impl RaftConsensus {
             .build()
             .map_err(StartError::Threads)?;
         let handle = runtime.handle().clone();
-        let started = handle.spawn(Self::start_here(setup, log)).await;
+        let starting = async {
+            let entries = entries_of(log.get_log_reader().await);
+            let disk = Arc::clone(&setup.disk);
+            let machine = StateMachine::open(&setup.state_dir, disk, entries);
+            Self::start_here(setup, machine.map_err(StartError::State)?, log).await
+        };
+        let started = handle.spawn(starting).await;
         let started = started
             .map_err(|error| StartError::Threads(io::Error::other(error)))
             .and_then(|started| started);
@@ -152,22 +159,49 @@ impl RaftConsensus {
         self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Starts it on the runtime of the caller, over rows in memory.
+    #[cfg(all(test, tokio_unstable))]
+    pub(crate) async fn start_simulated(
+        setup: Setup,
+        rows: Arc<super::MemoryRows>,
+        mut log: super::LogStore,
+    ) -> Result<Arc<Self>, StartError> {
+        let entries = entries_of(log.get_log_reader().await);
+        // They are never lost.
+        let opening = move |_anew| Ok(Arc::clone(&rows) as Arc<dyn super::rows::RowStore>);
+        let machine = StateMachine::over(Box::new(opening), Arc::clone(&setup.disk), entries);
+        Self::start_here(setup, machine.map_err(StartError::State)?, log).await
+    }
+
+    /// Tells each term in which this node leads, until Raft stops.
+    #[cfg(all(test, tokio_unstable))]
+    pub(crate) async fn tell_terms_led(&self, told: impl Fn(u64)) {
+        let mut changes = self.raft.metrics();
+        loop {
+            let metrics = self.metrics();
+            if metrics.state == ServerState::Leader && metrics.running_state.is_ok() {
+                told(metrics.current_term);
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn start_here(
         setup: Setup,
+        machine: StateMachine,
         mut log: impl RaftLogStorage<TypeConfig>,
     ) -> Result<Arc<Self>, StartError> {
         let Setup {
             cluster,
             me,
             config,
-            disk,
-            state_dir,
             dial,
             removal,
+            ..
         } = setup;
         let election_min = Duration::from_millis(config.election_min_ms);
-        let entries = entries_of(log.get_log_reader().await);
-        let machine = StateMachine::open(&state_dir, disk, entries).map_err(StartError::State)?;
         let snapshots = machine.snapshots().clone();
         let gate = Gate::default();
         let nodes = Nodes {
@@ -332,7 +366,7 @@ impl RaftConsensus {
             let state = self.machine.state();
             let state = state.borrow();
             let others = state.members.keys().filter(|id| **id != self.me);
-            others.choose(&mut rand::rng()).map(|id| id.0)
+            others.choose(&mut outside::rng()).map(|id| id.0)
         })
     }
 
@@ -404,7 +438,7 @@ impl Consensus for RaftConsensus {
                 "keys of {bytes} bytes in one change, at most {PROPOSAL_BYTES} are taken"
             )));
         }
-        let request = RequestId(rand::random());
+        let request = RequestId(outside::random());
         let proposal = Proposal { request, command };
         self.ask("agree on a change", &self.proposals, |answer| Pending {
             proposal,

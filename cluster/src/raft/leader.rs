@@ -9,13 +9,10 @@
 //! set the voters; drop nodes that were removed. A voter that was removed is
 //! first replaced and only then dropped, so the cluster is never without voters.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use openraft::{ChangeMembers, Instant as _, ServerState, type_config::TypeConfigExt};
+use tokio::time::Instant;
 
 use super::{
     RaftConsensus,
@@ -26,6 +23,7 @@ use super::{
 use crate::{
     NodeId,
     membership::{Silence, choose_voters, to_remove},
+    outside,
     raft::Consensus,
     state::{ClusterState, Command, MemberStatus, RequestId},
 };
@@ -222,7 +220,7 @@ async fn remove(
     let seconds = silent.as_secs();
     tracing::warn!(node = %id, name, seconds, "a node that has been silent too long is removed");
     let proposal = Proposal {
-        request: RequestId(rand::random()),
+        request: RequestId(outside::random()),
         command: Command::Remove { id, force: true },
     };
     match server::write(&this.raft, vec![proposal]).await {

@@ -19,6 +19,8 @@ mod ref_key;
 mod rounds;
 mod rows;
 mod server;
+#[cfg(test)]
+mod simulated;
 mod snapshot;
 mod state_machine;
 pub mod types;
@@ -33,6 +35,8 @@ pub use arrival::Barred;
 pub use config::RaftConfig;
 pub use consensus::{RaftConsensus, Setup, StartError};
 pub use log_store::{LogConfig, LogStore};
+#[cfg(all(test, tokio_unstable))]
+pub(crate) use rows::memory::{Applied, MemoryRows};
 pub use server::Service;
 
 use crate::{

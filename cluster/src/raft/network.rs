@@ -29,9 +29,12 @@ use openraft::{
         VoteRequest, VoteResponse,
     },
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status};
 use weir_proto::cluster::{
     Payload as Message, SnapshotChunk, peer_client::PeerClient, raft_client::RaftClient,
 };
@@ -46,9 +49,11 @@ use super::{
 use crate::{
     ClusterId, Error, NodeId,
     blob::CHUNK_BYTES,
+    journal::disk::{DiskFile, read_exact_at},
+    outside,
     peer::{
         CheckIn, Start, check_in_answer, check_in_message,
-        dial::Dial,
+        dial::{Channel, Dial},
         identity::{Removal, misled, stamp},
         link::Link,
     },
@@ -368,10 +373,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let (chunks, to_send) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let (chunks, to_send) = mpsc::channel(CHUNKS_AHEAD);
         let snapshots = self.network.shared.nodes.snapshots.clone();
         let sent = snapshot.snapshot.clone();
-        let file = tokio::task::spawn_blocking(move || snapshots.open_file(&sent))
+        let file = outside::blocking(move || snapshots.open_file(&sent))
             .await
             .map_err(io::Error::other)
             .flatten()
@@ -382,31 +387,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         });
         let len = snapshot.snapshot.len;
         // Ends by itself when the receiver is dropped.
-        let reading = tokio::task::spawn_blocking(move || -> io::Result<()> {
-            let first = SnapshotChunk {
-                head: head.into(),
-                ..SnapshotChunk::default()
-            };
-            if chunks.blocking_send(first).is_err() {
-                return Ok(());
-            }
-            let mut offset = 0;
-            while offset < len {
-                let mut data = vec![0; CHUNK_BYTES.min((len - offset) as usize)];
-                if file.read_at(&mut data, offset)? < data.len() {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                offset += data.len() as u64;
-                let chunk = SnapshotChunk {
-                    data: data.into(),
-                    ..SnapshotChunk::default()
-                };
-                if chunks.blocking_send(chunk).is_err() {
-                    return Ok(());
-                }
-            }
-            Ok(())
-        });
+        let reading = tokio::spawn(read_chunks(file, len, head, chunks));
         let sending = self.network.send_raft(
             self.to,
             &self.first_address,
@@ -425,6 +406,40 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             .and_then(|answer| wire::decode(&answer.data))
             .map_err(|error| rpc_error(error).into())
     }
+}
+
+/// Reads a snapshot file in chunks, behind its head, until nobody takes them.
+async fn read_chunks(
+    file: Arc<dyn DiskFile>,
+    len: u64,
+    head: Vec<u8>,
+    chunks: mpsc::Sender<SnapshotChunk>,
+) -> io::Result<()> {
+    let first = SnapshotChunk {
+        head: head.into(),
+        ..SnapshotChunk::default()
+    };
+    if chunks.send(first).await.is_err() {
+        return Ok(());
+    }
+    let mut offset = 0;
+    while offset < len {
+        let file = Arc::clone(&file);
+        let want = CHUNK_BYTES.min((len - offset) as usize);
+        let reading = move || read_exact_at(&*file, want, offset);
+        let data = outside::blocking(reading)
+            .await
+            .map_err(io::Error::other)??;
+        offset += data.len() as u64;
+        let chunk = SnapshotChunk {
+            data: data.into(),
+            ..SnapshotChunk::default()
+        };
+        if chunks.send(chunk).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// The first message of a snapshot.

@@ -76,7 +76,37 @@ pub(super) struct Batch {
 /// of these.
 pub(super) type RecentBatch = (u64, Vec<(u64, RequestId)>);
 
-/// The rows. Clones share them.
+/// Rows, wherever they are kept.
+pub(super) trait RowStore: RefRows + Send + Sync {
+    fn position(&self) -> io::Result<Position>;
+
+    fn state(&self) -> io::Result<ClusterState>;
+
+    /// Requests of the batches that are not forgotten, in log order; with each
+    /// the last index of its batch.
+    fn recent(&self) -> io::Result<Vec<RecentBatch>>;
+
+    /// Writes a batch and where it ends, all or nothing.
+    fn write(&self, batch: &Batch, position: &Position) -> io::Result<()>;
+
+    /// Takes over what is given in place of everything, all or nothing; until
+    /// then readers find the old rows.
+    fn replace(
+        &self,
+        position: &Position,
+        state: &ClusterState,
+        recent: &[RecentBatch],
+        refs: &mut dyn Iterator<Item = io::Result<(RefKey, Ref)>>,
+    ) -> io::Result<()>;
+
+    /// Every ref, in order of its key.
+    fn refs(&self) -> Box<dyn Iterator<Item = io::Result<(RefKey, Ref)>> + Send>;
+
+    /// Makes the rows durable and says so. Nothing may be written after it.
+    fn close(&self) -> io::Result<()>;
+}
+
+/// The rows in sled. Clones share them.
 #[derive(Clone)]
 pub(super) struct Rows {
     db: sled::Db,
@@ -194,24 +224,24 @@ impl Rows {
         opened.unwrap_or_else(|_| Err(io::Error::other("opening it panicked")))
     }
 
-    pub(super) fn position(&self) -> io::Result<Position> {
-        self.meta(POSITION)
-    }
-
-    pub(super) fn state(&self) -> io::Result<ClusterState> {
-        self.meta(STATE)
-    }
-
     fn meta<T: Wire + Default>(&self, key: &[u8]) -> io::Result<T> {
         match self.meta.get(key)? {
             Some(bytes) => decode(&bytes),
             None => Ok(T::default()),
         }
     }
+}
 
-    /// Requests of the batches that are not forgotten, in log order; with each
-    /// the last index of its batch.
-    pub(super) fn recent(&self) -> io::Result<Vec<RecentBatch>> {
+impl RowStore for Rows {
+    fn position(&self) -> io::Result<Position> {
+        self.meta(POSITION)
+    }
+
+    fn state(&self) -> io::Result<ClusterState> {
+        self.meta(STATE)
+    }
+
+    fn recent(&self) -> io::Result<Vec<RecentBatch>> {
         let side = self.side.load();
         side.recent
             .iter()
@@ -224,8 +254,7 @@ impl Rows {
             .collect()
     }
 
-    /// Writes a batch and where it ends, all or nothing.
-    pub(super) fn write(&self, batch: &Batch, position: &Position) -> io::Result<()> {
+    fn write(&self, batch: &Batch, position: &Position) -> io::Result<()> {
         let refs = batch.refs.iter();
         let refs: Vec<_> = refs
             .map(|(key, row)| (encode_key(key), row.as_ref().map(wire::encode)))
@@ -258,14 +287,12 @@ impl Rows {
         outcome.map_err(storage_error)
     }
 
-    /// Takes over what is given in place of everything, all or nothing; until
-    /// then readers find the old rows.
-    pub(super) fn replace(
+    fn replace(
         &self,
         position: &Position,
         state: &ClusterState,
         recent: &[RecentBatch],
-        refs: impl Iterator<Item = io::Result<(RefKey, Ref)>>,
+        refs: &mut dyn Iterator<Item = io::Result<(RefKey, Ref)>>,
     ) -> io::Result<()> {
         let new = Side::open(&self.db, 1 - self.side.load().number)?;
         // An earlier replacement may have been cut off half way.
@@ -297,16 +324,14 @@ impl Rows {
         old.clear()
     }
 
-    /// Every ref, in order of its key.
-    pub(super) fn refs(&self) -> impl Iterator<Item = io::Result<(RefKey, Ref)>> + Send + use<> {
-        self.side.load().refs.iter().map(|row| {
+    fn refs(&self) -> Box<dyn Iterator<Item = io::Result<(RefKey, Ref)>> + Send> {
+        Box::new(self.side.load().refs.iter().map(|row| {
             let (key, value) = row?;
             Ok((decode_key(&key)?, decode(&value)?))
-        })
+        }))
     }
 
-    /// Makes the rows durable and says so. Nothing may be written after it.
-    pub(super) fn close(&self) -> io::Result<()> {
+    fn close(&self) -> io::Result<()> {
         self.db.flush()?;
         sync_folder(&self.dir)?;
         self.mark.set_closed()
@@ -354,5 +379,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what} cannot be read"))
 }
 
+#[cfg(all(test, tokio_unstable))]
+pub(super) mod memory;
 #[cfg(test)]
 pub(super) mod tests;

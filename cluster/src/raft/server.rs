@@ -31,7 +31,7 @@ use super::{
     types::{LogId, Proposal, TypeConfig, Vote},
     wire::{self, Wire},
 };
-use crate::{ClusterId, NodeId, peer::identity, state::ClusterState};
+use crate::{ClusterId, NodeId, outside, peer::identity, state::ClusterState};
 
 /// How long a sender of a snapshot may be silent.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
@@ -281,7 +281,7 @@ async fn next_chunk(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work)
+    outside::blocking(work)
         .await
         .map_err(|error| Status::internal(error.to_string()))
 }

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     journal::disk::{Disk, DiskFile, read_exact_at},
+    outside,
     planted::{self, Bug},
     state::{ClusterState, Ref, RefKey},
 };
@@ -156,7 +157,7 @@ impl Snapshots {
 
     /// Begins a file for a snapshot that comes from another node.
     pub(super) fn temporary(&self) -> io::Result<Writer> {
-        let name = format!("{:016x}.temporary", rand::random::<u64>());
+        let name = format!("{:016x}.temporary", outside::random::<u64>());
         let path = Path::new(Self::DIR).join(name);
         Ok(Writer {
             file: self.disk.create(&path)?,

@@ -19,12 +19,11 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use futures::{Stream, StreamExt};
 use openraft::{
     RaftSnapshotBuilder,
@@ -35,15 +34,16 @@ use tokio::sync::watch;
 use super::{
     applied::{Applied, Entries},
     builder::Builder,
-    rows::{Batch, Position, Rows},
+    rows::{Batch, Position, RowStore, Rows},
     snapshot::{Head, Snapshots},
     types::{Entry, LogId, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
     Error,
     journal::disk::{Disk, is_shortage},
+    outside,
     planted::{self, Bug},
-    state::{ClusterState, Ref, RefKey, RefRows, Response},
+    state::{ClusterState, Ref, RefKey, Response},
 };
 
 /// Entries applied in one transaction. More would delay answers more than it
@@ -65,11 +65,12 @@ pub(super) struct StateMachine {
 }
 
 pub(super) struct Shared {
-    dir: PathBuf,
+    opening: Opening,
     pub(super) snapshots: Snapshots,
     entries: Entries,
     /// For readers; none while the rows are being rebuilt.
-    rows: ArcSwapOption<Rows>,
+    /// A std lock: held to clone or store it.
+    rows: RwLock<Option<Arc<dyn RowStore>>>,
     /// What follows from the entries so far; none while it is being rebuilt. A
     /// std mutex: held while a batch is applied or a snapshot taken over, by a
     /// thread that may block. Taken before `capture`.
@@ -80,6 +81,9 @@ pub(super) struct Shared {
     /// Index of the last entry applied.
     applied: watch::Sender<u64>,
 }
+
+/// Opens the rows; `true` asks for empty ones in place of those that are there.
+pub(super) type Opening = Box<dyn Fn(bool) -> io::Result<Arc<dyn RowStore>> + Send + Sync>;
 
 /// Rows as they were when a snapshot began, for those that changed since.
 #[derive(Default)]
@@ -95,7 +99,7 @@ pub(super) struct Capture {
 pub(super) struct Begun {
     pub(super) id: u64,
     pub(super) head: Head,
-    pub(super) rows: Arc<Rows>,
+    pub(super) rows: Arc<dyn RowStore>,
 }
 
 impl StateMachine {
@@ -103,13 +107,30 @@ impl StateMachine {
     /// the newest snapshot, are restored from it; the rest is read from
     /// `entries`, by Raft now and by the rows themselves when they are lost.
     pub(super) fn open(dir: &Path, disk: Arc<dyn Disk>, entries: Entries) -> io::Result<Self> {
+        let dir = dir.to_owned();
+        let opening = move |anew| {
+            if anew {
+                Rows::remove(&dir)?;
+            }
+            let (rows, _wiped) = Rows::open(&dir)?;
+            Ok(Arc::new(rows) as Arc<dyn RowStore>)
+        };
+        Self::over(Box::new(opening), disk, entries)
+    }
+
+    /// The same over rows that are kept elsewhere.
+    pub(super) fn over(
+        opening: Opening,
+        disk: Arc<dyn Disk>,
+        entries: Entries,
+    ) -> io::Result<Self> {
         let snapshots = Snapshots::open(disk)?;
-        let applied = Applied::open(dir, &snapshots)?;
+        let applied = Applied::open(opening(false)?, &snapshots)?;
         let shared = Shared {
-            dir: dir.to_owned(),
+            opening,
             snapshots,
             entries,
-            rows: ArcSwapOption::new(Some(Arc::clone(&applied.rows))),
+            rows: RwLock::new(Some(Arc::clone(&applied.rows))),
             capture: Mutex::new(None),
             state: watch::Sender::new(Arc::clone(&applied.state)),
             applied: watch::Sender::new(applied.position.index()),
@@ -130,7 +151,7 @@ impl StateMachine {
     }
 
     pub(super) fn get_ref(&self, key: &RefKey) -> Result<Option<Ref>, Error> {
-        match &*self.shared.rows.load() {
+        match self.shared.rows() {
             Some(rows) => rows.get(key),
             None => Err(Error::io("cannot read a ref", being_rebuilt())),
         }
@@ -143,7 +164,7 @@ impl StateMachine {
     /// Makes the rows durable, so that the next start may believe them. Only
     /// after Raft has stopped.
     pub(super) fn close(&self) -> io::Result<()> {
-        match &*self.shared.rows.load() {
+        match self.shared.rows() {
             Some(rows) => rows.close(),
             // The next start finds none and rebuilds them.
             None => Ok(()),
@@ -180,7 +201,7 @@ impl StateMachine {
         let rows = Arc::clone(&applied.rows);
         let noting = |batch: &Batch| match planted::is(Bug::SnapshotCapturesLater) {
             true => Ok(()),
-            false => self.shared.note_old_rows(&rows, batch),
+            false => self.shared.note_old_rows(&*rows, batch),
         };
         let answers = applied.apply(entries, noting);
         match &answers {
@@ -208,8 +229,10 @@ impl StateMachine {
 
     async fn try_rebuild(&self, first: u64, last: u64) -> io::Result<Vec<Response>> {
         let shared = Arc::clone(&self.shared);
-        let restoring = move || Applied::restore(&shared.dir, &shared.snapshots);
-        let restored = tokio::task::spawn_blocking(restoring).await;
+        // Who still reads the rows that are lost reads on in files that have no
+        // name any more.
+        let restoring = move || Applied::open((shared.opening)(true)?, &shared.snapshots);
+        let restored = outside::blocking(restoring).await;
         let mut applied = restored.map_err(io::Error::other)??;
         let mut answers = Vec::new();
         while applied.position.index() < last {
@@ -228,7 +251,7 @@ impl StateMachine {
             answers.extend(applied.apply(entries, |_| Ok(()))?.into_iter().skip(known));
         }
         tracing::info!(applied = last, "applied state is rebuilt");
-        self.shared.rows.store(Some(Arc::clone(&applied.rows)));
+        self.shared.set_rows(Some(Arc::clone(&applied.rows)));
         self.shared.publish(&applied);
         *self.shared.applied_state() = Some(applied);
         Ok(answers)
@@ -236,6 +259,17 @@ impl StateMachine {
 }
 
 impl Shared {
+    fn rows(&self) -> Option<Arc<dyn RowStore>> {
+        self.rows
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_rows(&self, rows: Option<Arc<dyn RowStore>>) {
+        *self.rows.write().unwrap_or_else(PoisonError::into_inner) = rows;
+    }
+
     fn applied_state(&self) -> MutexGuard<'_, Option<Applied>> {
         // Changed after the last step that can fail.
         self.applied_state
@@ -263,7 +297,7 @@ impl Shared {
     /// Rows that failed are read no more, and no snapshot of them is finished.
     fn give_up_rows(&self, applied: &mut Option<Applied>) {
         *applied = None;
-        self.rows.store(None);
+        self.set_rows(None);
         *self.capture() = None;
     }
 
@@ -278,7 +312,7 @@ impl Shared {
         if capture.is_some() && !instead {
             return None;
         }
-        let id = rand::random();
+        let id = outside::random();
         *capture = Some(Capture {
             builder: id,
             ..Capture::default()
@@ -291,7 +325,7 @@ impl Shared {
     }
 
     /// Before rows change: notes what they were, if a snapshot is being built.
-    fn note_old_rows(&self, rows: &Rows, batch: &Batch) -> io::Result<()> {
+    fn note_old_rows(&self, rows: &dyn RowStore, batch: &Batch) -> io::Result<()> {
         if let Some(capture) = &mut *self.capture() {
             for key in batch.refs.keys() {
                 if !capture.rows.contains_key(key) {
@@ -314,9 +348,9 @@ impl Shared {
         *self.capture() = None;
         // Durable first: from here a restart finds it and installs it.
         let file = self.snapshots.publish(&head.position, file)?;
-        let (head, refs) = self.snapshots.read(&file)?;
+        let (head, mut refs) = self.snapshots.read(&file)?;
         let applied = slot.as_mut().ok_or_else(being_rebuilt)?;
-        if let Err(error) = applied.replace(head, refs) {
+        if let Err(error) = applied.replace(head, &mut refs) {
             lost(&error);
             self.give_up_rows(&mut slot);
             return Ok(None);
@@ -401,7 +435,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         let shared = Arc::clone(&self.shared);
         let last = meta.last_log_id;
-        let installed = tokio::task::spawn_blocking(move || shared.install(file, last)).await;
+        let installed = outside::blocking(move || shared.install(file, last)).await;
         let applied = last.map_or(0, |last| last.index);
         if installed.map_err(io::Error::other)??.is_none() {
             self.rebuild(applied + 1, applied).await?;
@@ -421,7 +455,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let verified = shared.snapshots.verify(&snapshot, head.position.last);
             Ok((Some((snapshot, head)), verified.is_err()))
         };
-        let newest = tokio::task::spawn_blocking(newest);
+        let newest = outside::blocking(newest);
         let (newest, is_damaged) = newest.await.map_err(io::Error::other)??;
         // One that is being built takes its place in a moment.
         if is_damaged && self.shared.capture().is_none() {

@@ -58,6 +58,12 @@ pub struct SnapshotFile {
     pub len: u64,
 }
 
+#[cfg(test)]
+use super::simulated::Runtime;
+#[cfg(not(test))]
+#[allow(deprecated, reason = "the crate it moved to is one more name to pin")]
+type Runtime = openraft::impls::TokioRuntime;
+
 openraft::declare_raft_types!(
     /// Weir's choice of types.
     pub TypeConfig:
@@ -67,6 +73,7 @@ openraft::declare_raft_types!(
         Node = RaftNode,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = Runtime,
 );
 
 pub type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;

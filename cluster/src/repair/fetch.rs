@@ -29,6 +29,7 @@ use super::{
 use crate::{
     Digest, Error, NodeId,
     blob::{Held, Inventory, Put, Verified},
+    outside,
     peer::Peers,
 };
 
@@ -272,7 +273,7 @@ type Checked = (Vec<(Verified, Held)>, Vec<(Wanted, Error)>);
 
 /// Hashes what came, away from the threads that serve requests.
 async fn verify(blobs: Vec<Wanted>, answers: Vec<Result<Bytes, Error>>) -> Checked {
-    let hashing = tokio::task::spawn_blocking(move || {
+    let hashing = outside::blocking(move || {
         let (mut good, mut bad) = (Vec::with_capacity(blobs.len()), Vec::new());
         for (wanted, answer) in blobs.into_iter().zip(answers) {
             match answer.and_then(|bytes| Verified::check(wanted.blob.digest, bytes)) {

@@ -176,7 +176,7 @@ pub fn lacking(
 ) -> Lacking {
     let slots: HashSet<Slot> = asked.iter().map(|comparison| comparison.slot).collect();
     let held: HashSet<Digest> = own.iter().map(|blob| blob.digest).collect();
-    let mut known: HashMap<Digest, Wanted> = HashMap::new();
+    let mut known: BTreeMap<Digest, Wanted> = BTreeMap::new();
     for (member, list) in lists {
         for blob in list {
             let digest = blob.digest;

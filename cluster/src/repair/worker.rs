@@ -22,6 +22,7 @@ use super::{
 use crate::{
     Error, NodeId, Slot,
     blob::{Inventory, Summary},
+    outside,
     peer::Peers,
     placement::view::View,
     raft::Consensus,
@@ -131,7 +132,7 @@ impl Worker {
             0 => self.interval,
             _ => RETRY * 2_u32.saturating_pow(failures - 1).min(1 << 16),
         };
-        let spread = rand::rng().random_range(0.8..1.2);
+        let spread = outside::rng().random_range(0.8..1.2);
         wait.min(self.interval).mul_f64(spread)
     }
 

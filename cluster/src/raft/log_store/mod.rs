@@ -25,7 +25,10 @@
 //! - Entries are in memory up to [`LogConfig::cache_bytes`], those not yet
 //!   written besides; older ones are read from their place in the files.
 
-use crate::planted::{self, Bug};
+use crate::{
+    outside,
+    planted::{self, Bug},
+};
 
 mod index;
 #[cfg(test)]
@@ -158,7 +161,7 @@ impl LogStore {
             return self.inner.fetch(sources);
         }
         let inner = self.inner.clone();
-        let fetched = tokio::task::spawn_blocking(move || inner.fetch(sources)).await;
+        let fetched = outside::blocking(move || inner.fetch(sources)).await;
         fetched.map_err(io::Error::other)?
     }
 }

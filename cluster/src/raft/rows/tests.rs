@@ -110,9 +110,9 @@ fn a_reader_never_misses_a_row_that_is_there_before_and_after_a_replacement() {
             }
         });
         for round in 1..=10 {
-            let refs = (1..=ROWS).map(|number| Ok((key(number), row(round * 1_000 + number))));
+            let mut refs = (1..=ROWS).map(|number| Ok((key(number), row(round * 1_000 + number))));
             let state = ClusterState::default();
-            let replaced = rows.replace(&position(round * 1_000), &state, &[], refs);
+            let replaced = rows.replace(&position(round * 1_000), &state, &[], &mut refs);
             // Said before it may fail, or the reader would go on for ever.
             done.store(round == 10 || replaced.is_err(), Ordering::SeqCst);
             replaced.unwrap();
@@ -129,7 +129,7 @@ fn a_replacement_that_fails_half_way_leaves_the_old_rows() {
     set(&rows, 7);
     let torn = [Ok((key(8), row(8))), Err(io::ErrorKind::InvalidData.into())];
     let state = ClusterState::default();
-    rows.replace(&position(8), &state, &[], torn.into_iter())
+    rows.replace(&position(8), &state, &[], &mut torn.into_iter())
         .unwrap_err();
     drop(rows);
     let (rows, _) = Rows::open(dir.path()).unwrap();
@@ -137,7 +137,7 @@ fn a_replacement_that_fails_half_way_leaves_the_old_rows() {
     assert!(rows.get(&key(7)).unwrap().is_some());
     // Nothing of the half is taken over by the next one.
     let whole = [Ok((key(9), row(9)))];
-    rows.replace(&position(9), &state, &[], whole.into_iter())
+    rows.replace(&position(9), &state, &[], &mut whole.into_iter())
         .unwrap();
     let keys: Vec<_> = rows.refs().map(|row| row.unwrap().0).collect();
     assert_eq!(keys, [key(9)]);

@@ -85,7 +85,7 @@ impl Node {
     }
 
     fn rows(&mut self) -> BTreeMap<RefKey, u64> {
-        let rows = self.machine().shared.rows.load_full().unwrap().refs();
+        let rows = self.machine().shared.rows().unwrap().refs();
         rows.map(|row| row.map(|(key, row)| (key, row.revision)))
             .collect::<io::Result<_>>()
             .unwrap()

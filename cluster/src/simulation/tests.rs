@@ -1,0 +1,141 @@
+//! Runs by seed.
+#![expect(clippy::print_stderr, reason = "which seeds fail, and what happened")]
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Outcome, older_copy, power_cuts, run};
+
+/// How many seeds.
+const SEEDS_VARIABLE: &str = "WEIR_SEEDS";
+/// One seed, whose trace is printed if it fails.
+const SEED_VARIABLE: &str = "WEIR_SEED";
+/// Without optimisation a run takes many seconds, so that everyday tests make few.
+const SEEDS: u64 = if cfg!(debug_assertions) { 2 } else { 200 };
+/// How many seeds are run twice.
+const SAME: u64 = if cfg!(debug_assertions) { 1 } else { 5 };
+/// Lines of the trace of one seed that are printed.
+const LINES: usize = 400;
+/// One wrong entry makes all after it wrong: the first ones say enough.
+const VIOLATIONS: usize = 8;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
+    )
+}
+
+fn complaint(seed: u64, outcome: &Outcome) -> Option<String> {
+    if outcome.violations.is_empty() {
+        return None;
+    }
+    let mut text = format!(
+        "seed {seed}; again: {SEED_VARIABLE}={seed} cargo test -p weir-cluster --lib simulation::tests::seeds\n"
+    );
+    for violation in outcome.violations.iter().take(VIOLATIONS) {
+        let _ = writeln!(text, "  {violation}");
+    }
+    Some(text)
+}
+
+/// P1 to P4, P8 and P9 under faults of network, power and membership.
+#[test]
+fn seeds_of_faults_break_no_promise() {
+    if let Some(seed) = number(SEED_VARIABLE) {
+        let outcome = run(seed);
+        let events: Vec<_> = outcome
+            .trace
+            .lines()
+            .filter(|line| !line.contains(" > "))
+            .collect();
+        let from = events.len().saturating_sub(LINES);
+        eprintln!("{}", events[from..].join("\n"));
+        eprintln!("{:?} of {:?}", outcome.counts, outcome.simulated);
+        assert_eq!(complaint(seed, &outcome), None);
+        return;
+    }
+    let seeds = number(SEEDS_VARIABLE).unwrap_or(SEEDS);
+    let begun = Instant::now();
+    let (next, failed) = (AtomicU64::new(0), std::sync::Mutex::new(Vec::new()));
+    let total = std::sync::Mutex::new((Duration::ZERO, 0, 0, 0));
+    let work = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= seeds {
+            return;
+        }
+        let outcome = run(seed);
+        let mut total = total.lock().unwrap();
+        total.0 += outcome.simulated;
+        total.1 += outcome.counts.messages;
+        total.2 += outcome.counts.answers;
+        total.3 += outcome.counts.faults;
+        if let Some(text) = complaint(seed, &outcome) {
+            eprintln!("{text}");
+            failed.lock().unwrap().push(seed);
+        }
+    };
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let (simulated, messages, answers, faults) = total.into_inner().unwrap();
+    let took = begun.elapsed();
+    eprintln!(
+        "{seeds} seeds: {:.0} s simulated in {:.1} s ({:.0} times), {messages} messages, \
+         {answers} answers, {faults} faults",
+        simulated.as_secs_f64(),
+        took.as_secs_f64(),
+        simulated.as_secs_f64() / took.as_secs_f64(),
+    );
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "seeds that fail: {failed:?}");
+    // A run in which nothing happens shows nothing.
+    assert!(
+        answers > 20 * seeds && faults > seeds,
+        "too little happened"
+    );
+}
+
+/// P3: what was acknowledged outlives a power cut of all nodes at once, also if
+/// the leader had not synced it itself.
+#[test]
+fn power_cuts_of_all_nodes_lose_nothing() {
+    for seed in 0..3 {
+        assert_eq!(complaint(seed, &power_cuts(seed)), None);
+    }
+}
+
+/// P9: a majority knows of each start; a copy from before it waits to be heard.
+#[test]
+fn an_older_copy_never_takes_part() {
+    for seed in 0..2 {
+        assert_eq!(complaint(seed, &older_copy(seed)), None);
+    }
+}
+
+/// Without this no failure could be looked at again.
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let twice = |seed| {
+        let (once, again) = (run(seed), run(seed));
+        let lines = once.trace.lines().zip(again.trace.lines()).enumerate();
+        for (line, (a, b)) in lines {
+            assert_eq!(a, b, "seed {seed}, line {line}");
+        }
+        assert_eq!(once.trace.len(), again.trace.len(), "seed {seed}");
+        assert!(once.trace.lines().count() > 1_000, "seed {seed} is no run");
+    };
+    thread::scope(|scope| {
+        for seed in 1_000..1_000 + SAME {
+            scope.spawn(move || twice(seed));
+        }
+    });
+}
