@@ -37,6 +37,7 @@ pub mod invariants;
 pub mod load;
 pub mod nemesis;
 pub mod oracle;
+pub mod ports;
 pub mod probe;
 pub mod process;
 pub mod program;

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     process::{Command, ExitStatus},
     time::Duration,
@@ -12,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Cluster, Node, READY_LIMIT};
 use crate::{
+    ports,
     process::{Process, is_running, running_with},
     program,
 };
@@ -225,12 +225,7 @@ impl Node {
 
 /// Writes the configuration of a node that listens on ports that are free now.
 pub fn write_config(dir: &std::path::Path, name: &str, zone: &str) -> Result<Node> {
-    let [client, peer, admin] = {
-        // Held together, so that the three differ.
-        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
-        let [client, peer, admin] = listeners.map(|one| one.and_then(|one| one.local_addr()));
-        [client?, peer?, admin?]
-    };
+    let [client, peer, admin] = ports::free()?;
     let text = format!(
         "[node]\nname = {name:?}\nzone = {zone:?}\nhost = {name:?}\ndata = {:?}\n\
          [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nadmin = \"{admin}\"\n",

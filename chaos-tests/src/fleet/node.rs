@@ -1,10 +1,11 @@
 //! One node: its room, its disk, its configuration, its process.
 
-use std::{fs, net::TcpListener, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
 
 use crate::{
+    ports,
     process::Process,
     rig::{Room, Volume, World},
 };
@@ -68,10 +69,7 @@ impl Node {
         dir: PathBuf,
         room: Arc<Room>,
     ) -> Result<Node> {
-        // Held together, so that the three differ.
-        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
-        let [client, peer, admin] = held.map(|one| one.and_then(|one| one.local_addr()));
-        let known = [client?, peer?, admin?].map(|address| address.to_string());
+        let known = ports::free()?.map(|address| address.to_string());
         Ok(Node::new(name, zone, dir, room, known.clone(), known))
     }
 

@@ -12,7 +12,7 @@
 //! - a slot has min(R, nodes) owners, all different; in different zones as far
 //!   as there are zones, then on different hosts as far as there are hosts;
 //! - no node holds more than 1.03 of its fair share, unless nothing else fits;
-//! - adding a node moves at most 1.23 of what must move, in clusters of up to
+//! - adding a node moves at most 1.24 of what must move, in clusters of up to
 //!   ten nodes whose zones are of like size. One large zone of several that
 //!   grows moves more (1.32 with four zones of four): the price of the cap.
 //!
