@@ -90,6 +90,25 @@ impl Operation {
     }
 }
 
+#[cfg(test)]
+impl Operation {
+    /// One of key 1 that was answered, for histories written by hand.
+    pub(crate) fn done(kind: Kind, value: u64, start: u64, end: u64) -> Operation {
+        Operation {
+            process: 0,
+            key: 1,
+            kind,
+            outcome: Outcome::Ok,
+            node: 0,
+            uri: 0,
+            start,
+            end,
+            value,
+            revision: UNTOLD,
+        }
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Operation {

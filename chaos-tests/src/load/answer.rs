@@ -35,10 +35,16 @@ impl Refusal {
     }
 }
 
+/// Whether a node said this. A connection that breaks is told by the client
+/// library, with what broke it as the source.
+#[must_use]
+pub fn is_told(status: &Status) -> bool {
+    status.source().is_none()
+}
+
 impl From<&Status> for Refusal {
     fn from(status: &Status) -> Refusal {
         let code = status.code();
-        let is_told = status.source().is_none();
         let may_have_happened = matches!(
             code,
             Code::Unavailable
@@ -48,7 +54,7 @@ impl From<&Status> for Refusal {
                 | Code::Internal
         );
         Refusal {
-            outcome: if is_told && !may_have_happened {
+            outcome: if is_told(status) && !may_have_happened {
                 Outcome::Failed
             } else {
                 Outcome::Unknown

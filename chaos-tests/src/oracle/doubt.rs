@@ -75,25 +75,13 @@ impl Doubt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::UNTOLD;
 
     const fn cut(node: usize, from: u64, to: u64) -> Cut {
         Cut { node, from, to }
     }
 
     fn answered(kind: Kind, end: u64) -> Operation {
-        Operation {
-            process: 0,
-            key: 1,
-            kind,
-            outcome: Outcome::Ok,
-            node: 0,
-            uri: 0,
-            start: end - 1,
-            end,
-            value: end,
-            revision: UNTOLD,
-        }
+        Operation::done(kind, end, end - 1, end)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! by construction, with clients that lose track of it.
 
 use crate::{
-    history::{ABSENT, Kind, Operation, Outcome, UNTOLD},
+    history::{ABSENT, Kind, Operation, Outcome},
     seeded::Words,
 };
 
@@ -10,18 +10,7 @@ use crate::{
 const FIRST: u64 = 1;
 
 fn operation(kind: Kind, value: u64, start: u64, end: u64) -> Operation {
-    Operation {
-        process: 0,
-        key: 1,
-        kind,
-        outcome: Outcome::Ok,
-        node: 0,
-        uri: 0,
-        start: start + FIRST,
-        end: end + FIRST,
-        value,
-        revision: UNTOLD,
-    }
+    Operation::done(kind, value, start + FIRST, end + FIRST)
 }
 
 pub(super) fn write(value: u64, start: u64, end: u64) -> Operation {

@@ -46,14 +46,13 @@ pub use world::World;
 /// once in a process, for real.
 pub fn available() -> Result<(), String> {
     static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
-    FOUND
-        .get_or_init(|| {
-            // On a thread of its own: the caller keeps its namespaces.
-            thread::spawn(try_it)
-                .join()
-                .unwrap_or_else(|_| Err("the attempt panicked".into()))
-        })
-        .clone()
+    FOUND.get_or_init(|| apart(try_it)).clone()
+}
+
+/// Makes an attempt on a thread of its own: the caller keeps its namespaces.
+fn apart(attempt: fn() -> Result<(), String>) -> Result<(), String> {
+    let made = thread::spawn(attempt).join();
+    made.unwrap_or_else(|_| Err("the attempt panicked".into()))
 }
 
 fn try_it() -> Result<(), String> {

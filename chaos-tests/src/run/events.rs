@@ -181,7 +181,6 @@ fn entry(line: &str) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::UNTOLD;
 
     #[test]
     fn faults_are_counted_and_failovers_timed() {
@@ -210,16 +209,8 @@ mod tests {
         assert_eq!(done.leader_kills, [1_100_000]);
         assert_eq!(done.problems.len(), 2);
         let push = |start, end, outcome| Operation {
-            process: 0,
-            key: 0,
-            kind: Kind::Write,
             outcome,
-            node: 0,
-            uri: 0,
-            start,
-            end,
-            value: start,
-            revision: UNTOLD,
+            ..Operation::done(Kind::Write, start, start, end)
         };
         let pushes = [
             push(1_000_000, 1_200_000, Outcome::Ok),

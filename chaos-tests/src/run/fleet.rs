@@ -163,7 +163,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     };
     let played = play(&mut ground, &plot, trial.dir(), report)?;
     let taken = watch.finish();
-    report.rss_peak_bytes = bounds::rss_peak(&taken);
+    report.figures.rss_peak_bytes = bounds::rss_peak(&taken);
     note(report, "bounds", bounds::check(&taken, BOUNDS));
     let logs = logs::check(trial.dir(), &scenario.explained());
     note(report, "logs", logs.map(drop));
@@ -175,7 +175,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     if played.is_settled && scenario.lease().is_none() {
         let fleet = &mut ground.fleet;
         match at_rest::check(fleet, &played.promised) {
-            Ok(blobs) => report.blobs_in_place = blobs as u64,
+            Ok(blobs) => report.figures.blobs_in_place = blobs as u64,
             Err(error) => note(report, "copies", Err(error)),
         }
         // Once more, with what nodes said at their end.
@@ -184,9 +184,9 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     }
     drop(ground);
     let done = Done::read(&trial.dir().join("events.jsonl"))?;
-    report.failovers_ms = done.failovers(&played.pushes);
-    report.read_gaps_ms = done.read_gaps(&played.reads);
-    report.restarts_ms = done.restarts(&played.pushes);
+    report.figures.failovers_ms = done.failovers(&played.pushes);
+    report.figures.read_gaps_ms = done.read_gaps(&played.reads);
+    report.figures.restarts_ms = done.restarts(&played.pushes);
     report.faults = done.faults;
     let found = done.problems.into_iter();
     report

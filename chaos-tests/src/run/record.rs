@@ -66,23 +66,12 @@ pub fn replay(dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
 mod tests {
     use super::*;
     use crate::{
-        history::{ABSENT, Kind as Asked, Outcome, UNTOLD},
+        history::{ABSENT, Kind as Asked},
         oracle::doubt::Doubt,
     };
 
     fn operation(kind: Asked, start: u64, value: u64) -> Operation {
-        Operation {
-            process: 0,
-            key: 1,
-            kind,
-            outcome: Outcome::Ok,
-            node: 0,
-            uri: 0,
-            start,
-            end: start + 5,
-            value,
-            revision: UNTOLD,
-        }
+        Operation::done(kind, value, start, start + 5)
     }
 
     /// What a run found can be found again from its folder, by each judge.

@@ -29,26 +29,30 @@ pub struct Report {
     pub acknowledged: u64,
     /// Reads of the full scan.
     pub reads: u64,
-    /// Blobs of which, when all had ended, each owner and nobody else had a copy.
-    #[serde(default)]
-    pub blobs_in_place: u64,
-    /// Milliseconds from each kill of a leader to the next acknowledged push.
-    pub failovers_ms: Vec<u64>,
-    /// The most memory that a node had, in bytes.
-    #[serde(default)]
-    pub rss_peak_bytes: u64,
-    /// Milliseconds of the longest read of a blob, tried until it was answered,
-    /// at each kill of a node.
-    #[serde(default)]
-    pub read_gaps_ms: Vec<u64>,
-    /// Milliseconds from the start of a majority after a power cut of all to the
-    /// next acknowledged push.
-    #[serde(default)]
-    pub restarts_ms: Vec<u64>,
+    #[serde(flatten)]
+    pub figures: Figures,
     /// What must not have been; empty if the run passed.
     pub problems: Vec<String>,
     /// The folder of a run that did not pass, or that was ordered to be kept.
     pub kept: Option<PathBuf>,
+}
+
+/// What was measured, in one run or in all of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figures {
+    /// Blobs of which, when all had ended, each owner and nobody else had a copy.
+    pub blobs_in_place: u64,
+    /// The most memory that a node had, in bytes.
+    pub rss_peak_bytes: u64,
+    /// Milliseconds from each kill of a leader to the next acknowledged push.
+    pub failovers_ms: Vec<u64>,
+    /// Milliseconds of the longest read of a blob, tried until it was answered,
+    /// at each kill of a node.
+    pub read_gaps_ms: Vec<u64>,
+    /// Milliseconds from the start of a majority after a power cut of all to the
+    /// next acknowledged push.
+    pub restarts_ms: Vec<u64>,
 }
 
 /// A bug that was planted in the nodes of a run.
@@ -129,7 +133,7 @@ impl fmt::Display for Report {
             operations,
             ref_operations,
             reads,
-            rss_peak_bytes,
+            figures,
             ..
         } = self;
         let verdict = if self.has_passed() {
@@ -143,13 +147,17 @@ impl fmt::Display for Report {
             "{verdict} {scenario} seed {seed}: {seconds:.0} s, {faults} faults, \
              {operations} operations judged ({ref_operations} of refs), {reads} reads back"
         )?;
-        if *rss_peak_bytes > 0 {
-            write!(out, ", nodes of {} MiB at most", rss_peak_bytes >> 20)?;
+        if figures.rss_peak_bytes > 0 {
+            write!(
+                out,
+                ", nodes of {} MiB at most",
+                figures.rss_peak_bytes >> 20
+            )?;
         }
         for (what, times) in [
-            ("leaders back after", &self.failovers_ms),
-            ("longest reads", &self.read_gaps_ms),
-            ("pushes again after", &self.restarts_ms),
+            ("leaders back after", &figures.failovers_ms),
+            ("longest reads", &figures.read_gaps_ms),
+            ("pushes again after", &figures.restarts_ms),
         ] {
             if !times.is_empty() {
                 write!(out, ", {what} {times:?} ms")?;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::Report;
+use super::{Report, report::Figures};
 
 /// Times that are kept; the last ones.
 const KEPT: usize = 100_000;
@@ -34,20 +34,8 @@ pub struct Tally {
     pub reads: u64,
     /// Problems of all runs.
     pub violations: u64,
-    /// See [`Report::blobs_in_place`].
-    #[serde(default)]
-    pub blobs_in_place: u64,
-    /// See [`Report::failovers_ms`].
-    pub failovers_ms: Vec<u64>,
-    /// The most memory that any node had, in bytes.
-    #[serde(default)]
-    pub rss_peak_bytes: u64,
-    /// See [`Report::read_gaps_ms`].
-    #[serde(default)]
-    pub read_gaps_ms: Vec<u64>,
-    /// See [`Report::restarts_ms`].
-    #[serde(default)]
-    pub restarts_ms: Vec<u64>,
+    #[serde(flatten)]
+    pub figures: Figures,
 }
 
 impl Tally {
@@ -95,14 +83,15 @@ impl Tally {
         *self.scenarios.entry(report.scenario.clone()).or_default() += 1;
         self.operations += report.operations;
         self.ref_operations += report.ref_operations;
-        self.rss_peak_bytes = self.rss_peak_bytes.max(report.rss_peak_bytes);
         self.acknowledged += report.acknowledged;
         self.reads += report.reads;
         self.violations += report.problems.len() as u64;
-        self.blobs_in_place += report.blobs_in_place;
-        keep(&mut self.failovers_ms, &report.failovers_ms);
-        keep(&mut self.read_gaps_ms, &report.read_gaps_ms);
-        keep(&mut self.restarts_ms, &report.restarts_ms);
+        let (all, new) = (&mut self.figures, &report.figures);
+        all.blobs_in_place += new.blobs_in_place;
+        all.rss_peak_bytes = all.rss_peak_bytes.max(new.rss_peak_bytes);
+        keep(&mut all.failovers_ms, &new.failovers_ms);
+        keep(&mut all.read_gaps_ms, &new.read_gaps_ms);
+        keep(&mut all.restarts_ms, &new.restarts_ms);
     }
 }
 
@@ -131,7 +120,7 @@ impl fmt::Display for Tally {
             acknowledged,
             reads,
             violations,
-            rss_peak_bytes,
+            figures,
             ..
         } = self;
         let hours = self.seconds / 3600.0;
@@ -147,18 +136,18 @@ impl fmt::Display for Tally {
             out,
             "{operations} operations judged ({ref_operations} of refs), {acknowledged} promises, \
              {reads} reads back, {} blobs counted on disk, {violations} violations",
-            self.blobs_in_place
+            figures.blobs_in_place
         )?;
-        writeln!(out, "nodes of {} MiB at most", rss_peak_bytes >> 20)?;
+        writeln!(out, "nodes of {} MiB at most", figures.rss_peak_bytes >> 20)?;
         for (what, times) in [
-            ("leaders killed; next push", &self.failovers_ms),
+            ("leaders killed; next push", &figures.failovers_ms),
             (
                 "nodes killed; longest read with retries",
-                &self.read_gaps_ms,
+                &figures.read_gaps_ms,
             ),
             (
                 "power cuts of all; push after a majority began",
-                &self.restarts_ms,
+                &figures.restarts_ms,
             ),
         ] {
             let at = |share| within(times, share);
@@ -192,8 +181,11 @@ mod tests {
                             scenario: format!("s{thread}"),
                             operations: 10,
                             ref_operations: 3,
-                            rss_peak_bytes: thread << 20,
-                            failovers_ms: vec![thread * 25 + run],
+                            figures: Figures {
+                                rss_peak_bytes: thread << 20,
+                                failovers_ms: vec![thread * 25 + run],
+                                ..Figures::default()
+                            },
                             faults: BTreeMap::from([("kill".to_owned(), 2)]),
                             problems: (run == 0).then(|| "bad".to_owned()).into_iter().collect(),
                             ..Report::default()
@@ -209,8 +201,11 @@ mod tests {
             (100, 4, 4)
         );
         assert_eq!((tally.operations, tally.faults["kill"]), (1000, 200));
-        assert_eq!((tally.ref_operations, tally.rss_peak_bytes), (300, 4 << 20));
-        let at = |share| within(&tally.failovers_ms, share);
+        assert_eq!(
+            (tally.ref_operations, tally.figures.rss_peak_bytes),
+            (300, 4 << 20)
+        );
+        let at = |share| within(&tally.figures.failovers_ms, share);
         assert_eq!([at(0.5), at(0.99), at(1.0)], [74, 123, 124].map(Some));
         assert_eq!(within(&[], 0.5), None);
         let text = tally.to_string();

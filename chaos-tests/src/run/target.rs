@@ -148,7 +148,7 @@ impl Target {
         let played = play(&mut ground, &plot, dir, &mut report);
         let done = Done::read(&dir.join("events.jsonl"))?;
         match played {
-            Ok(played) => report.failovers_ms = done.failovers(&played.pushes),
+            Ok(played) => report.figures.failovers_ms = done.failovers(&played.pushes),
             Err(error) => note(&mut report, COURSE, Err(error)),
         }
         report.faults = done.faults;

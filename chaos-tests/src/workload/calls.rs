@@ -20,7 +20,10 @@ use weir_proto::{
 };
 
 use super::Pushed;
-use crate::seeded::{Words, bytes};
+use crate::{
+    load::answer::is_told,
+    seeded::{Words, bytes},
+};
 
 /// Blobs of one push.
 const BLOBS: usize = 8;
@@ -37,13 +40,15 @@ fn channel(url: &str) -> Result<Channel> {
         .connect_lazy())
 }
 
-/// Whether an error says "not now" and not "gone".
+/// Whether an error says "not now" and not "gone". A connection that breaks
+/// because its node was killed says nothing of what the node has.
 pub(super) fn is_not_now(error: &anyhow::Error) -> bool {
     error.downcast_ref::<tonic::Status>().is_some_and(|status| {
-        matches!(
-            status.code(),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
-        )
+        !is_told(status)
+            || matches!(
+                status.code(),
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
+            )
     })
 }
 

@@ -38,6 +38,12 @@ impl Account {
         place.map_or_else(|_| Summary::default(), |place| self.slots[place].1)
     }
 
+    /// The opening of its store, and what it held of a slot.
+    #[must_use]
+    pub fn seen(&self, slot: Slot) -> (u64, Summary) {
+        (self.version.opened, self.summary(slot))
+    }
+
     /// Slots that are not empty, ascending.
     pub fn slots(&self) -> impl Iterator<Item = (Slot, Summary)> + '_ {
         self.slots.iter().copied()

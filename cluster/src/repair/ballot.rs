@@ -77,12 +77,17 @@ impl Ballot {
     }
 }
 
+/// What this node and the owners held of a slot, and under which opening of
+/// their stores. An owner whose volume is fenced wants what it has; when it is
+/// back it has the same, and is to be asked again.
+pub type Seen = Vec<(u64, Summary)>;
+
 /// A slot whose blobs are to be offered, and what everybody held of it then.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Offer {
     pub slot: Slot,
     pub blobs: u32,
-    pub seen: Vec<Summary>,
+    pub seen: Seen,
 }
 
 /// The slots this node holds blobs of and does not own, where every owner
@@ -95,7 +100,7 @@ pub fn offers(
     view: &View,
     own: &Account,
     accounts: &Accounts,
-    told: &BTreeMap<Slot, Vec<Summary>>,
+    told: &BTreeMap<Slot, Seen>,
 ) -> Vec<Offer> {
     let Some(current) = view.current() else {
         return Vec::new();
@@ -104,11 +109,11 @@ pub fn offers(
     for (slot, ours) in surplus(view, own) {
         let theirs = current
             .owners(slot)
-            .map(|owner| Some(accounts.get(&owner)?.summary(slot)));
+            .map(|owner| accounts.get(&owner).map(|account| account.seen(slot)));
         let Some(theirs) = theirs.collect::<Option<Vec<_>>>() else {
             continue;
         };
-        let seen = [vec![ours], theirs].concat();
+        let seen = [vec![(own.version.opened, ours)], theirs].concat();
         if told.get(&slot) != Some(&seen) {
             let blobs = ours.blobs;
             found.push(Offer { slot, blobs, seen });

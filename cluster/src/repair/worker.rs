@@ -20,13 +20,8 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    Error, NodeId, Slot,
-    blob::{Inventory, Summary},
-    outside,
-    peer::Peers,
-    placement::view::View,
-    raft::Consensus,
-    state::Command,
+    Error, NodeId, Slot, blob::Inventory, outside, peer::Peers, placement::view::View,
+    raft::Consensus, state::Command,
 };
 
 /// Members asked at once.
@@ -75,7 +70,7 @@ pub(super) struct Worker {
     own: Option<Arc<Account>>,
     pub(super) memo: Memo,
     /// What everybody held of a slot when its blobs were offered last.
-    pub(super) told: BTreeMap<Slot, Vec<Summary>>,
+    pub(super) told: BTreeMap<Slot, super::ballot::Seen>,
     /// Slots that were put off.
     differed: BTreeSet<Slot>,
     look_again_at: Instant,

@@ -2,13 +2,15 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+use crate::commands::free_addresses;
+pub(crate) use crate::commands::{succeeds, weir};
 
 /// How long a node may take to serve or to stop: far more than it does.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -20,15 +22,6 @@ pub(crate) struct Node {
     running: Option<Child>,
 }
 
-pub(crate) fn weir(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(args)
-        .env_remove("WEIR_CONFIG")
-        .env_remove("WEIR_NODE")
-        .output()
-        .unwrap()
-}
-
 /// Asserts that a command failed and said this.
 #[track_caller]
 pub(crate) fn refused(args: &[&str], advice: &str) {
@@ -36,14 +29,6 @@ pub(crate) fn refused(args: &[&str], advice: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "weir {args:?} succeeded");
     assert!(text.contains(advice), "weir {args:?} said: {text}");
-}
-
-#[track_caller]
-pub(crate) fn succeeds(args: &[&str]) -> String {
-    let output = weir(args);
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "weir {args:?} failed: {text}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 pub(crate) fn document(args: &[&str]) -> Value {
@@ -54,9 +39,7 @@ impl Node {
     pub(crate) fn new(root: &Path, name: &str) -> Self {
         let dir = root.join(name);
         fs::create_dir_all(&dir).unwrap();
-        // Held together, so that the three differ.
-        let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [client, peer, admin] = sockets.map(|socket| socket.local_addr().unwrap());
+        let [client, peer, admin] = free_addresses();
         let text = format!(
             "[node]\nname = {name:?}\nzone = \"zone-of-{name}\"\nhost = {name:?}\ndata = {:?}\n\
              [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nadmin = \"{admin}\"\n",

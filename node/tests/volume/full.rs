@@ -1,6 +1,9 @@
 //! A volume without room, for bytes or for files.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tonic::Code;
@@ -43,6 +46,14 @@ fn uploads_again(client: &Client, seed: u64, len: usize) -> Digest {
     })
 }
 
+/// A cluster of one node on a volume of its own, which outlives it; none where
+/// volumes cannot be had.
+fn on_a_volume(root: &Path) -> Option<(Volume, Node)> {
+    let volume = Volume::new(root, INODES)?;
+    let node = one(root, Some(&volume.mount));
+    Some((volume, node))
+}
+
 fn all_there(client: &Client, stored: &[Digest]) {
     for digest in stored {
         client.read(*digest).unwrap();
@@ -53,10 +64,9 @@ fn all_there(client: &Client, stored: &[Digest]) {
 fn a_full_volume_refuses_uploads_and_takes_them_again_when_there_is_room() {
     let _stage = stage();
     let root = tempfile::tempdir().unwrap();
-    let Some(volume) = Volume::new(root.path(), INODES) else {
+    let Some((volume, mut node)) = on_a_volume(root.path()) else {
         return;
     };
-    let mut node = one(root.path(), Some(&volume.mount));
     let client = node.client();
     let first = client.upload(sample(1, 5_000)).unwrap();
     client.push("urn:test:first", first).unwrap();
@@ -91,10 +101,9 @@ fn a_full_volume_refuses_uploads_and_takes_them_again_when_there_is_room() {
 fn a_volume_without_inodes_refuses_files_and_takes_them_again() {
     let _stage = stage();
     let root = tempfile::tempdir().unwrap();
-    let Some(volume) = Volume::new(root.path(), INODES) else {
+    let Some((volume, mut node)) = on_a_volume(root.path()) else {
         return;
     };
-    let mut node = one(root.path(), Some(&volume.mount));
     let client = node.client();
     let first = client.upload(sample(1, 2 << 20)).unwrap();
 
@@ -159,10 +168,9 @@ fn a_node_with_a_full_volume_starts_votes_and_answers() {
 fn rows_that_a_full_volume_ended_are_back_without_a_restart() {
     let _stage = stage();
     let root = tempfile::tempdir().unwrap();
-    let Some(volume) = Volume::new(root.path(), INODES) else {
+    let Some((volume, mut node)) = on_a_volume(root.path()) else {
         return;
     };
-    let mut node = one(root.path(), Some(&volume.mount));
     let client = node.client();
     let digest = client.upload(sample(1, 5_000)).unwrap();
     let mut pushed = Vec::new();

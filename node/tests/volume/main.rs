@@ -9,6 +9,8 @@
 //! say so and pass. What rots is changed in a node's files while it is stopped.
 
 mod calls;
+#[path = "../support/commands.rs"]
+mod commands;
 mod full;
 mod lost;
 mod node;

@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,7 +11,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::calls::Client;
+use crate::{
+    calls::Client,
+    commands::{free_addresses, succeeds, weir},
+};
 
 /// How long anything may take that is waited for: far more than it does.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -38,23 +40,6 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -
     }
 }
 
-/// Runs a command to its end.
-pub(crate) fn weir(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(args)
-        .env_remove("WEIR_CONFIG")
-        .env_remove("WEIR_NODE")
-        .output()
-        .unwrap()
-}
-
-pub(crate) fn succeeds(args: &[&str]) -> String {
-    let output = weir(args);
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "weir {args:?} failed: {text}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// One node: its configuration, its folder and, while it runs, its process.
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -72,9 +57,7 @@ impl Node {
         let dir = root.join(name);
         fs::create_dir_all(&dir).unwrap();
         let data = data.map_or_else(|| dir.join("data"), Path::to_owned);
-        // Held together, so that the three differ.
-        let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [client, peer, admin] = sockets.map(|socket| socket.local_addr().unwrap());
+        let [client, peer, admin] = free_addresses();
         let text = format!(
             "[node]\nname = {name:?}\nzone = \"zone-of-{name}\"\nhost = {name:?}\ndata = {data:?}\n\
              [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nadmin = \"{admin}\"\n\

@@ -8,7 +8,10 @@ use std::{
 use bytes::Bytes;
 use weir_cluster::blob::conformance::sample;
 
-use crate::node::{Node, row, stage, succeeds, three, until};
+use crate::{
+    commands::succeeds,
+    node::{Node, row, stage, three, until},
+};
 
 /// Below `dir`, the files of every folder.
 fn files_below(dir: &Path) -> Vec<PathBuf> {

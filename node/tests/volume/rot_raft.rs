@@ -11,7 +11,10 @@ use std::{
 use tonic::Code;
 use weir_cluster::{Digest, blob::conformance::sample};
 
-use crate::node::{Node, row, stage, succeeds, three, until};
+use crate::{
+    commands::succeeds,
+    node::{Node, row, stage, three, until},
+};
 
 /// Where records of the journal begin, and their kinds (`weir_cluster::journal`).
 const FIRST_RECORD: usize = 40;

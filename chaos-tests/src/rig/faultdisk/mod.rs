@@ -25,7 +25,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    thread,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -121,13 +120,7 @@ impl Drop for FaultDisk {
 pub fn available() -> Result<(), String> {
     static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
     FOUND
-        .get_or_init(|| {
-            super::available()?;
-            // On a thread of its own: the caller keeps its namespaces.
-            thread::spawn(try_it)
-                .join()
-                .unwrap_or_else(|_| Err("the attempt panicked".into()))
-        })
+        .get_or_init(|| super::available().and_then(|()| super::apart(try_it)))
         .clone()
 }
 

@@ -247,6 +247,32 @@ fn any_content_ends_up_on_its_owners_and_each_copy_moves_once() {
     }
 }
 
+/// An owner whose volume was fenced said that it wants what it has. Back on the
+/// same content it is asked again, and else only when content has changed.
+#[test]
+fn an_owner_that_starts_again_is_offered_the_same_again() {
+    let state = epoch_of(&state_of(&["a", "b", "c", "d"], 3, 2), &[1, 2, 3]);
+    let me = NodeId(4);
+    let view = View::from_state(me, &state, None);
+    let own = account(&BTreeSet::from([Digest::of(b"blob")]));
+    let opened = |opened| {
+        let mut account = own.clone();
+        account.version.opened = opened;
+        Arc::new(account)
+    };
+    let mut accounts: Accounts = (1..=3).map(|id| (NodeId(id), opened(id))).collect();
+    let offers = ballot::offers(&view, &own, &accounts, &BTreeMap::new());
+    let told: BTreeMap<_, _> = offers
+        .iter()
+        .map(|offer| (offer.slot, offer.seen.clone()))
+        .collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(ballot::offers(&view, &own, &accounts, &told), []);
+    accounts.insert(NodeId(2), opened(20));
+    let again = ballot::offers(&view, &own, &accounts, &told);
+    assert_eq!(again.len(), 1, "{again:?}");
+}
+
 #[test]
 fn the_mark_waits_for_every_member_and_every_slot() {
     let state = state_of(&["a", "b", "c"], 3, 2);
