@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The scenario that is run with a fresh seed.
-const FRESH: &str = "kill-any";
+const FRESH: &str = "mixed-two";
 
 /// Builds `weir` once, so that runs do not do it at the same time.
 pub(super) fn prepare() -> Result<()> {
