@@ -46,6 +46,7 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
             tasks.push(Task {
                 scenario,
                 seed: args.seed,
+                refs_times: args.refs.refs_times,
                 planted: None,
             });
         }
@@ -62,6 +63,7 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
             Task {
                 scenario,
                 seed,
+                refs_times: args.refs.refs_times,
                 planted: None,
             },
         );

@@ -143,16 +143,17 @@ impl Done {
 
     /// For each kill of a node, the milliseconds of the longest read of those
     /// that were tried until they were answered and were under way then or soon
-    /// after it. None where nobody read.
+    /// after it, and before the next kill. None where nobody read.
     pub(super) fn read_gaps(&self, reads: &[Operation]) -> Vec<u64> {
-        let longest = |kill: &u64| {
-            let soon = kill + READS_AFTER;
+        let longest = |(index, kill): (usize, &u64)| {
+            let next = self.kills.get(index + 1).copied().unwrap_or(u64::MAX);
+            let soon = next.min(kill + READS_AFTER);
             let met = reads
                 .iter()
                 .filter(|read| read.end > *kill && read.start < soon);
             met.map(|read| (read.end - read.start) / 1000).max()
         };
-        self.kills.iter().filter_map(longest).collect()
+        self.kills.iter().enumerate().filter_map(longest).collect()
     }
 
     /// For each cut of all, the milliseconds from the start of the node that

@@ -109,11 +109,18 @@ impl Target {
 
     /// Puts the work of a scenario on it, and its own faults in an order that
     /// follows from the seed. The folder keeps everything.
-    pub fn run(&self, scenario: &Scenario, seed: u64, dir: &Path) -> Result<Report> {
+    pub fn run(
+        &self,
+        scenario: &Scenario,
+        seed: u64,
+        refs_times: u32,
+        dir: &Path,
+    ) -> Result<Report> {
         fs::create_dir_all(dir)?;
         let mut report = Report {
             scenario: scenario.name.into(),
             seed,
+            refs_times,
             ..Report::default()
         };
         let start = Instant::now();
@@ -123,7 +130,7 @@ impl Target {
             start,
             events: RefCell::new(File::create(dir.join("events.jsonl"))?),
         };
-        let mut work = scenario.work;
+        let mut work = scenario.work.refs_times(refs_times);
         work.reads = match self.reads {
             ReadMode::Available => Reads::Available,
             ReadMode::Linearizable => Reads::Linearizable,

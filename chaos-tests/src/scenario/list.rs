@@ -60,6 +60,9 @@ const REFS: Work = Work {
     ..ALL
 };
 
+/// Some blobs besides, so that there is something to read.
+const REFS_AND_READS: Work = Work { blobs: 4.0, ..REFS };
+
 /// Where each push brings the next snapshot nearer.
 const FEW_REFS: Work = Work { refs: 80.0, ..REFS };
 
@@ -230,8 +233,8 @@ pub static SCENARIOS: &[Scenario] = &[
         "one node after the other is killed and comes back"),
     scenario("kill-leader", &[2], (FIVE, REFS, LEADER), turns!(3: ["kill-leader"] 1000),
         "whoever leads is killed; refs are read as of one machine"),
-    scenario("kill-leaders", &[2], (FIVE, REFS, LEADER), turns!(10: ["kill-leader"] 500),
-        "leaders are killed, one after the other"),
+    scenario("kill-leaders", &[2], (FIVE, REFS_AND_READS, LEADER), turns!(10: ["kill-leader"] 2500),
+        "leaders are killed, one after the other, each after pushes went well again"),
     scenario("kill-leader-available", &[2], (THREE, ALL, LEADER), turns!(2: ["kill-leader"] 1000),
         "whoever leads is killed, under all workloads"),
     scenario("stop-leader", &[3], (THREE, REFS, ONE.slowest_push(Duration::from_secs(1))), turns!(2: ["stop-leader"] 1000),

@@ -84,6 +84,17 @@ pub struct Work {
     pub reads: Reads,
 }
 
+impl Work {
+    /// With so many times the rounds of refs, for programs that are fast.
+    #[must_use]
+    pub fn refs_times(self, times: u32) -> Work {
+        Work {
+            refs: self.refs * f64::from(times),
+            ..self
+        }
+    }
+}
+
 /// What holds besides what holds always.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
