@@ -16,6 +16,12 @@ impl Words {
     pub fn below(&mut self, bound: usize) -> usize {
         (self.next().unwrap_or_default() % bound as u64) as usize
     }
+
+    /// A number from 0 up to 1, and not 1.
+    pub fn share(&mut self) -> f64 {
+        // All that a float can tell apart.
+        (self.next().unwrap_or_default() >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 impl Iterator for Words {

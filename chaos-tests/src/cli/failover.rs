@@ -34,7 +34,7 @@ pub(super) fn run(args: &FailoverArgs) -> Result<bool> {
             seeds.next().map(|seed| Task {
                 scenario,
                 seed,
-                refs_times: 1,
+                fetches_times: 1,
                 planted: None,
             })
         },

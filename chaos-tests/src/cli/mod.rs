@@ -116,18 +116,18 @@ struct RunArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     #[command(flatten)]
-    refs: RefsArgs,
+    fetches: FetchesArgs,
     #[command(flatten)]
     ledger: LedgerArgs,
 }
 
 #[derive(Args, Clone, Copy)]
-struct RefsArgs {
-    /// So many times the pushes and fetches of refs that a scenario has by
-    /// itself, which suit a program that is not optimised.
+struct FetchesArgs {
+    /// So many times the fetches of refs that a scenario has by itself, which
+    /// suit a program that is not optimised.
     #[arg(long, value_name = "TIMES", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
-    refs_times: u32,
+    fetches_times: u32,
 }
 
 #[derive(Args, Clone)]
@@ -153,7 +153,7 @@ struct SmokeArgs {
     #[arg(long, default_value_t = 5.5)]
     minutes: f64,
     #[command(flatten)]
-    refs: RefsArgs,
+    fetches: FetchesArgs,
     #[command(flatten)]
     ledger: LedgerArgs,
 }
@@ -170,7 +170,7 @@ struct SoakArgs {
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
-    refs: RefsArgs,
+    fetches: FetchesArgs,
     #[command(flatten)]
     ledger: LedgerArgs,
 }
@@ -295,7 +295,7 @@ fn run_one(args: &RunArgs) -> Result<bool> {
         None => run::run(Orders {
             scenario,
             seed,
-            refs_times: args.refs.refs_times,
+            fetches_times: args.fetches.fetches_times,
             loopback: args.loopback,
             keep: args.keep_always,
         })?,
@@ -303,7 +303,7 @@ fn run_one(args: &RunArgs) -> Result<bool> {
             let target = Target::load(file)?;
             let dir = args.keep.clone();
             let dir = dir.unwrap_or_else(|| target::default_dir(scenario, seed));
-            target.run(scenario, seed, args.refs.refs_times, &dir)?
+            target.run(scenario, seed, args.fetches.fetches_times, &dir)?
         }
     };
     if let Some(file) = &args.report {

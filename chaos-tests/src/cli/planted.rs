@@ -40,7 +40,7 @@ pub(super) fn run(args: &PlantedArgs) -> Result<bool> {
         tasks.push(Task {
             scenario: scenario::find(chaos.scenario)?,
             seed: chaos.seed,
-            refs_times: 1,
+            fetches_times: 1,
             planted: Some(bug),
         });
     }

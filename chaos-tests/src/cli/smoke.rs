@@ -46,7 +46,7 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
             tasks.push(Task {
                 scenario,
                 seed: args.seed,
-                refs_times: args.refs.refs_times,
+                fetches_times: args.fetches.fetches_times,
                 planted: None,
             });
         }
@@ -63,7 +63,7 @@ pub(super) fn run(args: &SmokeArgs) -> Result<bool> {
             Task {
                 scenario,
                 seed,
-                refs_times: args.refs.refs_times,
+                fetches_times: args.fetches.fetches_times,
                 planted: None,
             },
         );

@@ -21,8 +21,8 @@ pub(super) fn run(args: &SoakArgs) -> Result<bool> {
     let ledger = args.ledger.file()?;
     let seed = args.seed.map_or_else(fresh_seed, Ok)?;
     say(format!(
-        "chaos soak --minutes {} --seed {seed} --refs-times {}",
-        args.minutes, args.refs.refs_times
+        "chaos soak --minutes {} --seed {seed} --fetches-times {}",
+        args.minutes, args.fetches.fetches_times
     ));
     smoke::prepare()?;
     if let Err(why) = rig::available() {
@@ -53,7 +53,7 @@ pub(super) fn run(args: &SoakArgs) -> Result<bool> {
             let task = Task {
                 scenario: fitting[words.below(fitting.len())],
                 seed: words.below(1_000_000_000) as u64,
-                refs_times: args.refs.refs_times,
+                fetches_times: args.fetches.fetches_times,
                 planted: None,
             };
             (start.elapsed() < limit).then_some(task)

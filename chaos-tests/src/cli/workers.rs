@@ -33,8 +33,8 @@ const TAIL_LINES: usize = 12;
 pub(super) struct Task {
     pub(super) scenario: &'static Scenario,
     pub(super) seed: u64,
-    /// See [`Work::refs_times`](crate::scenario::Work::refs_times).
-    pub(super) refs_times: u32,
+    /// See [`Work::fetches_times`](crate::scenario::Work::fetches_times).
+    pub(super) fetches_times: u32,
     /// The name of a bug that its nodes have.
     pub(super) planted: Option<&'static str>,
 }
@@ -72,7 +72,7 @@ fn run(task: Task, ledger: &Path) -> Report {
     attempt(task, ledger).unwrap_or_else(|error| Report {
         scenario: task.scenario.name.into(),
         seed: task.seed,
-        refs_times: task.refs_times,
+        fetches_times: task.fetches_times,
         planted: task.planted.map(|bug| Planted {
             bug: bug.into(),
             reached: false,
@@ -95,7 +95,7 @@ fn attempt(task: Task, ledger: &Path) -> Result<Report> {
     let child = command
         .args(["run", "--scenario", scenario.name])
         .args(["--seed", &seed.to_string()])
-        .args(["--refs-times", &task.refs_times.to_string()])
+        .args(["--fetches-times", &task.fetches_times.to_string()])
         .arg("--ledger")
         .arg(ledger)
         .arg("--report")

@@ -67,7 +67,7 @@ fn honest_nodes_are_not_accused() {
         let exact = |history: &[Operation]| blobs::check(history, lie == Lie::None, None);
         let artifacts = Artifacts { keys: 5, pulls: 50 };
         for found in [
-            found(lie, 1, Refs::new(5, 50), 300, linear::check),
+            found(lie, 1, Refs::new(5, 0.5), 300, linear::check),
             found(lie, 2, artifacts, 80, linear::check),
             found(lie, 3, Blobs::new(200_000), 300, exact),
             found(lie, 4, Presence::new(50, None), 2_000, exact),
@@ -104,7 +104,7 @@ fn lies_about_refs_are_noticed() {
         (Lie::WrongByte, "other bytes"),
     ] {
         check(lie, says, |seed| {
-            found(lie, seed, Refs::new(5, 50), 300, linear::check)
+            found(lie, seed, Refs::new(5, 0.5), 300, linear::check)
         });
     }
 }

@@ -32,15 +32,15 @@ const BLOB_BYTES: usize = 2_000;
 pub struct Refs {
     /// Names that are pushed and fetched.
     pub keys: u32,
-    /// Percentage of fetches.
-    pub fetches: usize,
+    /// Share of fetches.
+    pub fetches: f64,
     /// What each blob is, as far as this load pushed it.
     known: Arc<Mutex<HashMap<Name, u64>>>,
 }
 
 impl Refs {
     #[must_use]
-    pub fn new(keys: u32, fetches: usize) -> Refs {
+    pub fn new(keys: u32, fetches: f64) -> Refs {
         Refs {
             keys: keys.max(1),
             fetches,
@@ -87,7 +87,7 @@ impl Client for RefsClient {
             return;
         };
         let key = self.words.below(self.workload.keys as usize) as u32;
-        if self.words.below(100) < self.workload.fetches {
+        if self.words.share() < self.workload.fetches {
             self.fetch(&node, key).await;
         } else {
             self.push(&node, key).await;

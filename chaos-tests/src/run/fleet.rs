@@ -55,8 +55,8 @@ const BOUNDS: bounds::Limits = bounds::Limits {
 pub struct Orders {
     pub scenario: &'static Scenario,
     pub seed: u64,
-    /// See [`Work::refs_times`](crate::scenario::Work::refs_times).
-    pub refs_times: u32,
+    /// See [`Work::fetches_times`](crate::scenario::Work::fetches_times).
+    pub fetches_times: u32,
     /// Plain processes, whatever this machine has.
     pub loopback: bool,
     /// The folder stays, also when nothing was found.
@@ -73,7 +73,7 @@ pub fn run(orders: Orders) -> Result<Report> {
     let report = Arc::new(Mutex::new(Report {
         scenario: scenario.name.into(),
         seed,
-        refs_times: orders.refs_times,
+        fetches_times: orders.fetches_times,
         planted: planted_here(),
         ..Report::default()
     }));
@@ -158,7 +158,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         name: scenario.name,
         seed,
         work_seed: seed,
-        work: scenario.work.refs_times(orders.refs_times),
+        work: scenario.work.fetches_times(orders.fetches_times),
         limits: scenario.limits,
         is_calm: scenario.is_calm(),
         lease: scenario.lease(),

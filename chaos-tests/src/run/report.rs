@@ -14,8 +14,8 @@ const LINES: usize = 14;
 pub struct Report {
     pub scenario: String,
     pub seed: u64,
-    /// How many times the scenario's own rounds of refs there were.
-    pub refs_times: u32,
+    /// How many times the scenario's own fetches of refs were made.
+    pub fetches_times: u32,
     /// The bug that was planted in its nodes, if one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planted: Option<Planted>,
@@ -83,9 +83,9 @@ impl Report {
         let planted = planted.map_or_else(String::new, |planted| {
             format!("{}={} ", planted::VARIABLE, planted.bug)
         });
-        let times = match self.refs_times {
+        let times = match self.fetches_times {
             0 | 1 => String::new(),
-            times => format!(" --refs-times {times}"),
+            times => format!(" --fetches-times {times}"),
         };
         format!("{planted}chaos run --scenario {scenario} --seed {seed}{times}")
     }

@@ -113,14 +113,14 @@ impl Target {
         &self,
         scenario: &Scenario,
         seed: u64,
-        refs_times: u32,
+        fetches_times: u32,
         dir: &Path,
     ) -> Result<Report> {
         fs::create_dir_all(dir)?;
         let mut report = Report {
             scenario: scenario.name.into(),
             seed,
-            refs_times,
+            fetches_times,
             ..Report::default()
         };
         let start = Instant::now();
@@ -130,7 +130,7 @@ impl Target {
             start,
             events: RefCell::new(File::create(dir.join("events.jsonl"))?),
         };
-        let mut work = scenario.work.refs_times(refs_times);
+        let mut work = scenario.work.fetches_times(fetches_times);
         work.reads = match self.reads {
             ReadMode::Available => Reads::Available,
             ReadMode::Linearizable => Reads::Linearizable,

@@ -20,8 +20,8 @@ use crate::{
 /// Artifacts that are pushed and fetched: few enough that clients meet.
 const ARTIFACTS: u32 = 20;
 
-/// Percentage of fetches.
-const FETCHES: usize = 60;
+/// Percentage of pulls.
+const PULLS: usize = 60;
 
 /// Digests of one question.
 const DIGESTS: usize = 200;
@@ -30,8 +30,11 @@ const DIGESTS: usize = 200;
 /// One follows the other, so that none is missed.
 const READS_PER_SECOND: f64 = 30.0;
 
-/// Clients of each workload.
+/// Clients of each workload, at least.
 const CLIENTS: u32 = 8;
+
+/// Rounds a second that one client does, about.
+const ROUNDS: f64 = 100.0;
 
 /// The longest call: longer than refs wait for an election.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
@@ -110,7 +113,7 @@ impl Working {
             Ok(Options {
                 nodes: nodes.clone(),
                 seed: words.next().unwrap_or_default(),
-                clients: CLIENTS,
+                clients: CLIENTS.max((per_second / ROUNDS) as u32),
                 per_second,
                 call_limit: CALL_LIMIT,
                 clock,
@@ -124,7 +127,7 @@ impl Working {
             let options = options(Kind::Refs, work.refs)?;
             loads.push((
                 Kind::Refs,
-                Load::start(Refs::new(work.names, FETCHES), options)?,
+                Load::start(Refs::new(work.names, work.fetches), options)?,
             ));
         }
         if work.blobs > 0.0 {
@@ -138,7 +141,7 @@ impl Working {
             let options = options(Kind::Artifacts, work.artifacts)?;
             let artifacts = Artifacts {
                 keys: ARTIFACTS,
-                pulls: FETCHES,
+                pulls: PULLS,
             };
             loads.push((Kind::Artifacts, Load::start(artifacts, options)?));
         }

@@ -42,6 +42,7 @@ const SMALL: Shape = Shape {
 
 const ALL: Work = Work {
     refs: 40.0,
+    fetches: 0.6,
     names: 40,
     blobs: 8.0,
     blob_bytes: 256 << 10,

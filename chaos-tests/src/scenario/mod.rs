@@ -70,6 +70,8 @@ pub struct Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     pub refs: f64,
+    /// Which share of these are fetches; the others are pushes.
+    pub fetches: f64,
     /// Names of refs that are pushed and fetched: the fewer, the more often
     /// clients meet at one; the more, the more often one is asked for that is
     /// new.
@@ -85,11 +87,14 @@ pub struct Work {
 }
 
 impl Work {
-    /// With so many times the rounds of refs, for programs that are fast.
+    /// With so many times the fetches of refs, for programs that are fast.
     #[must_use]
-    pub fn refs_times(self, times: u32) -> Work {
+    pub fn fetches_times(self, times: u32) -> Work {
+        let fetches = self.fetches * f64::from(times);
+        let all = fetches + (1.0 - self.fetches);
         Work {
-            refs: self.refs * f64::from(times),
+            refs: self.refs * all,
+            fetches: fetches / all,
             ..self
         }
     }
