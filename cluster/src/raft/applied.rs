@@ -6,7 +6,7 @@
 use std::{io, ops::Range, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
-use openraft::{EntryPayload, RaftLogReader};
+use openraft::{EntryPayload, RaftLogReader, storage::RaftLogStorage};
 
 use super::{
     recent::Recent,
@@ -24,16 +24,28 @@ use crate::{
 pub(super) type Entries =
     Arc<dyn Fn(Range<u64>) -> BoxFuture<'static, io::Result<Vec<Entry>>> + Send + Sync>;
 
-/// The entries of a log.
-pub(super) fn entries_of(log: impl RaftLogReader<TypeConfig>) -> Entries {
-    let log = Arc::new(tokio::sync::Mutex::new(log));
-    Arc::new(move |range| {
-        let log = Arc::clone(&log);
+/// What a start finds of the log.
+pub(super) struct Past {
+    pub(super) entries: Entries,
+    /// Index of the last entry that is on disk, or was before it was cut off.
+    pub(super) last: u64,
+}
+
+/// What this log has.
+pub(super) async fn past_of(log: &mut impl RaftLogStorage<TypeConfig>) -> io::Result<Past> {
+    let last = log.get_log_state().await?.last_log_id;
+    let reader = Arc::new(tokio::sync::Mutex::new(log.get_log_reader().await));
+    let entries = move |range: Range<u64>| {
+        let reader = Arc::clone(&reader);
         async move {
-            let mut log = log.lock().await;
-            log.limited_get_log_entries(range.start, range.end).await
+            let mut reader = reader.lock().await;
+            reader.limited_get_log_entries(range.start, range.end).await
         }
         .boxed()
+    };
+    Ok(Past {
+        entries: Arc::new(entries),
+        last: last.map_or(0, |last| last.index),
     })
 }
 

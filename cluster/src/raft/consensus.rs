@@ -34,7 +34,7 @@ use weir_proto::cluster::raft_server::RaftServer;
 
 use super::{
     Consensus, Raft, RaftConfig, Roles,
-    applied::entries_of,
+    applied::past_of,
     arrival::{is_new, knows_nobody},
     batches::{self, Pending},
     gate::{Gate, Stranger},
@@ -133,9 +133,9 @@ impl RaftConsensus {
             .map_err(StartError::Threads)?;
         let handle = runtime.handle().clone();
         let starting = async {
-            let entries = entries_of(log.get_log_reader().await);
+            let past = past_of(&mut log).await.map_err(StartError::Log)?;
             let disk = Arc::clone(&setup.disk);
-            let machine = StateMachine::open(&setup.state_dir, disk, entries);
+            let machine = StateMachine::open(&setup.state_dir, disk, past);
             Self::start_here(setup, machine.map_err(StartError::State)?, log).await
         };
         let started = handle.spawn(starting).await;
@@ -166,10 +166,14 @@ impl RaftConsensus {
         rows: Arc<super::MemoryRows>,
         mut log: super::LogStore,
     ) -> Result<Arc<Self>, StartError> {
-        let entries = entries_of(log.get_log_reader().await);
-        // They are never lost.
-        let opening = move |_anew| Ok(Arc::clone(&rows) as Arc<dyn super::rows::RowStore>);
-        let machine = StateMachine::over(Box::new(opening), Arc::clone(&setup.disk), entries);
+        let past = past_of(&mut log).await.map_err(StartError::Log)?;
+        let opening = move |anew| {
+            if anew {
+                rows.clear();
+            }
+            Ok(Arc::clone(&rows) as Arc<dyn super::rows::RowStore>)
+        };
+        let machine = StateMachine::over(Box::new(opening), Arc::clone(&setup.disk), past);
         Self::start_here(setup, machine.map_err(StartError::State)?, log).await
     }
 

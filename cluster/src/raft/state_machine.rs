@@ -32,7 +32,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::{
-    applied::{Applied, Entries},
+    applied::{Applied, Entries, Past},
     builder::Builder,
     rows::{Batch, Position, RowStore, Rows},
     snapshot::{Head, Snapshots},
@@ -104,9 +104,14 @@ pub(super) struct Begun {
 
 impl StateMachine {
     /// Opens the applied state in `dir`. Rows that are damaged, or older than
-    /// the newest snapshot, are restored from it; the rest is read from
-    /// `entries`, by Raft now and by the rows themselves when they are lost.
-    pub(super) fn open(dir: &Path, disk: Arc<dyn Disk>, entries: Entries) -> io::Result<Self> {
+    /// the newest snapshot, are restored from it; the rest is read from the
+    /// log, by Raft now and by the rows themselves when they are lost.
+    ///
+    /// Rows that are ahead of the log on this disk are given up. A follower
+    /// applies what a majority has before it has written that itself; Raft
+    /// would take the log for one that was cut off at the rows, with no
+    /// snapshot of what is missing.
+    pub(super) fn open(dir: &Path, disk: Arc<dyn Disk>, past: Past) -> io::Result<Self> {
         let dir = dir.to_owned();
         let opening = move |anew| {
             if anew {
@@ -115,21 +120,30 @@ impl StateMachine {
             let (rows, _wiped) = Rows::open(&dir)?;
             Ok(Arc::new(rows) as Arc<dyn RowStore>)
         };
-        Self::over(Box::new(opening), disk, entries)
+        Self::over(Box::new(opening), disk, past)
     }
 
     /// The same over rows that are kept elsewhere.
-    pub(super) fn over(
-        opening: Opening,
-        disk: Arc<dyn Disk>,
-        entries: Entries,
-    ) -> io::Result<Self> {
+    pub(super) fn over(opening: Opening, disk: Arc<dyn Disk>, past: Past) -> io::Result<Self> {
         let snapshots = Snapshots::open(disk)?;
-        let applied = Applied::open(opening(false)?, &snapshots)?;
+        let mut applied = Applied::open(opening(false)?, &snapshots)?;
+        let snapshot = snapshots.newest()?;
+        let snapshot = snapshot.map_or(0, |(_, head)| head.position.index());
+        let index = applied.position.index();
+        if index > snapshot.max(past.last) {
+            tracing::warn!(
+                applied = index,
+                log = past.last,
+                "applied state is ahead of the log on this disk; making it anew"
+            );
+            // The old ones hold a lock.
+            drop(applied);
+            applied = Applied::open(opening(true)?, &snapshots)?;
+        }
         let shared = Shared {
             opening,
             snapshots,
-            entries,
+            entries: past.entries,
             rows: RwLock::new(Some(Arc::clone(&applied.rows))),
             capture: Mutex::new(None),
             state: watch::Sender::new(Arc::clone(&applied.state)),

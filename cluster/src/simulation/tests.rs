@@ -14,6 +14,8 @@ use super::{Outcome, older_copy, power_cuts, run};
 const SEEDS_VARIABLE: &str = "WEIR_SEEDS";
 /// One seed, whose trace is printed if it fails.
 const SEED_VARIABLE: &str = "WEIR_SEED";
+/// A file for the whole trace of that seed, with every message.
+const TRACE_VARIABLE: &str = "WEIR_TRACE";
 /// Without optimisation a run takes many seconds, so that everyday tests make few.
 const SEEDS: u64 = if cfg!(debug_assertions) { 2 } else { 200 };
 /// How many seeds are run twice.
@@ -49,6 +51,9 @@ fn complaint(seed: u64, outcome: &Outcome) -> Option<String> {
 fn seeds_of_faults_break_no_promise() {
     if let Some(seed) = number(SEED_VARIABLE) {
         let outcome = run(seed);
+        if let Some(file) = std::env::var_os(TRACE_VARIABLE) {
+            std::fs::write(file, &outcome.trace).unwrap();
+        }
         let events: Vec<_> = outcome
             .trace
             .lines()

@@ -48,6 +48,11 @@ impl MemoryRows {
         self.lock().clone()
     }
 
+    /// As if they were new.
+    pub(crate) fn clear(&self) {
+        *self.lock() = Applied::default();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Applied> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -50,7 +50,12 @@ impl Node {
             futures::future::ready(Ok(entries)).boxed()
         });
         let dir = self.dir.path().join("state");
-        let machine = StateMachine::open(&dir, disk, entries).unwrap();
+        let last = self.log.lock().unwrap().last().map(|e| e.log_id.index);
+        let past = Past {
+            entries,
+            last: last.unwrap_or(0),
+        };
+        let machine = StateMachine::open(&dir, disk, past).unwrap();
         self.machine = Some(machine);
     }
 
@@ -240,6 +245,33 @@ async fn rows_lost_to_a_power_cut_come_back_from_the_snapshot() {
     let (last, _) = node.machine().applied_state().await.unwrap();
     assert_eq!(last, Some(log_id(2)));
     node.set(3, 2).await;
+    assert_eq!(node.rows(), revisions(&[(1, 2), (2, 3)]));
+}
+
+/// A follower that is killed may have applied what it had not written yet.
+/// Found by the simulation: such a node could not start again.
+#[tokio::test]
+async fn rows_ahead_of_the_log_are_made_anew() {
+    let mut node = Node::new();
+    node.found().await;
+    node.set(2, 1).await;
+    node.snapshot().await;
+    node.set(3, 2).await;
+    node.set(4, 3).await;
+    // The last one was not written; what is in the log is applied by openraft.
+    let lost = node.log.lock().unwrap().pop();
+    node.open();
+    assert_eq!(node.rows(), revisions(&[(1, 2)]));
+    let (last, _) = node.machine().applied_state().await.unwrap();
+    assert_eq!(last, Some(log_id(2)));
+    node.log.lock().unwrap().extend(lost);
+    node.set(3, 2).await;
+    node.open();
+    assert_eq!(node.rows(), revisions(&[(1, 2), (2, 3)]));
+    // What is in a snapshot needs not be in the log.
+    node.snapshot().await;
+    node.log.lock().unwrap().clear();
+    node.open();
     assert_eq!(node.rows(), revisions(&[(1, 2), (2, 3)]));
 }
 

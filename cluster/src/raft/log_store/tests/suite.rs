@@ -16,7 +16,7 @@ use crate::{
         sim_disk::SimDisk,
     },
     raft::{
-        applied::entries_of,
+        applied::past_of,
         log_store::LogStore,
         state_machine::StateMachine,
         types::{LogId, Snapshot, SnapshotFile, SnapshotMeta, StoredMembership, TypeConfig},
@@ -36,9 +36,9 @@ impl StoreBuilder<TypeConfig, LogStore, Portable, tempfile::TempDir> for Stores 
     ) -> Result<(tempfile::TempDir, LogStore, Portable), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let disk = SimDisk::new();
-        let store = super::open(&disk, 2000).unwrap();
-        let entries = entries_of(store.clone());
-        let inner = StateMachine::open(dir.path(), Arc::new(disk.clone()), entries).unwrap();
+        let mut store = super::open(&disk, 2000).unwrap();
+        let past = past_of(&mut store).await.unwrap();
+        let inner = StateMachine::open(dir.path(), Arc::new(disk.clone()), past).unwrap();
         Ok((dir, store, Portable { inner, disk }))
     }
 }
