@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 use weir_cluster::{
     NodeId,
+    blob::Lease,
     peer::{Offered, Peers},
     placement::view::View,
     raft::Consensus,
@@ -71,11 +72,14 @@ async fn refetch_damaged(store: Arc<LocalStore>, repair: Arc<Repair>) {
     }
 }
 
-/// Keeps the pace of scrubbing as it is agreed.
+/// Keeps leases and the pace of scrubbing as they are agreed.
 async fn follow_settings(store: Arc<LocalStore>, mut states: watch::Receiver<Arc<ClusterState>>) {
     loop {
-        let seconds = states.borrow_and_update().settings.scrub_seconds;
-        store.set_scrub_interval(Duration::from_secs(seconds.into()));
+        let settings = states.borrow_and_update().settings.clone();
+        store.set_scrub_interval(Duration::from_secs(settings.scrub_seconds.into()));
+        store.set_lease(Lease {
+            seconds: settings.lease_seconds,
+        });
         if states.changed().await.is_err() {
             return;
         }

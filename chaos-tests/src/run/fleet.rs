@@ -25,7 +25,7 @@ use crate::{
     buildstream::{BuildStream, Release},
     fleet::{Fleet, clock},
     history,
-    invariants::{bounds, logs},
+    invariants::{bounds, convergence, logs},
     load::Nodes,
     nemesis::{self, Needs, Script},
     oracle::doubt::Cut,
@@ -152,6 +152,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         fleet,
         script,
         limits: scenario.limits,
+        may_fill: scenario.lease().is_some(),
     };
     let watch = bounds::Watch::start(WATCH_EVERY, ground.fleet.pids())?;
     let plot = Plot {
@@ -176,6 +177,12 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     }
     // Where blobs are evicted, each owner does it for itself.
     if played.is_settled && scenario.lease().is_none() {
+        // What a cut connection still held may have arrived since.
+        let inside = ground.enter()?;
+        let anew =
+            convergence::wait_anew(&ground.admins(), scenario.limits.settled.mul_f64(busy()));
+        drop(inside);
+        note(report, "convergence", anew);
         let fleet = &mut ground.fleet;
         match at_rest::check(fleet, &played.promised) {
             Ok(blobs) => report.figures.blobs_in_place = blobs as u64,
@@ -221,6 +228,8 @@ struct Staged {
     fleet: Fleet,
     script: Script,
     limits: Limits,
+    /// Stores are so small that a run fills them.
+    may_fill: bool,
 }
 
 impl Ground for Staged {
@@ -264,10 +273,13 @@ impl Ground for Staged {
     fn trouble(&mut self) -> Result<()> {
         let limits = self.limits.times(busy());
         let mut last = Look::take(&self.fleet)?;
-        self.script
-            .run_watched(&mut self.fleet, named::insist, |fleet, step| {
+        self.script.run_watched(
+            &mut self.fleet,
+            |fleet, hits| named::insist(fleet, hits, self.may_fill),
+            |fleet, step| {
                 last = steps::judge(fleet, step, &last, limits)?;
                 Ok(())
-            })
+            },
+        )
     }
 }

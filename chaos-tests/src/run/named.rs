@@ -58,8 +58,12 @@ const TABLE: &[(&str, Said)] = &[
     ("disk-full", Said::Full),
 ];
 
-/// Insists on the table, as every member sees it that is not taken away.
-pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
+/// What a node answers whose store is full.
+const FULL: (u16, &str) = (503, "volume: full\n");
+
+/// Insists on the table, as every member sees it that is not taken away. Where
+/// stores `may_fill`, a node may be full besides.
+pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>], may_fill: bool) -> Result<()> {
     let Some(expected) = expected(hits) else {
         return Ok(());
     };
@@ -92,7 +96,7 @@ pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
                 // Neither a full volume nor a fenced one takes writes.
                 let takes_writes = !expected.contains_key(&number);
                 ensure!(
-                    takes_writes == (ready.0 == 200),
+                    takes_writes == (ready.0 == 200) || (may_fill && (ready.0, &*ready.1) == FULL),
                     "readiness is told as {ready:?}"
                 );
                 Ok(())

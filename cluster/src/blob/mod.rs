@@ -115,7 +115,7 @@ impl ByteRange {
 }
 
 impl Lease {
-    /// What FindMissing, uploads and reads grant (DESIGN promise P6).
+    /// What FindMissing, uploads and reads grant where nothing else is agreed.
     pub const SHORT: Self = Self {
         seconds: 3 * 60 * 60,
     };

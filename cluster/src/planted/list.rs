@@ -1,5 +1,5 @@
-//! What is planted, the test that catches it, and for some a scenario with real
-//! processes that catches it as well.
+//! What is planted, the test that catches it, and for some the simulation or a
+//! scenario with real processes that catches it as well.
 
 /// Whose tests catch a bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,12 +35,15 @@ pub struct Planted {
     pub suite: Suite,
     /// The test, as the suite calls it.
     pub test: &'static str,
+    /// Of how many seeds of the simulation, from 0 on, at least one catches it.
+    pub seeds: Option<u64>,
     pub chaos: Option<Chaos>,
 }
 
 macro_rules! bugs {
     ($(
         $name:ident: P $promise:literal, $breaks:literal, $suite:ident, $test:literal
+        $(or one of $seeds:literal)?
         $(, $scenario:literal $seed:literal $judge:literal)?;
     )*) => {
         /// What can be planted.
@@ -63,6 +66,7 @@ macro_rules! bugs {
                 breaks: $breaks,
                 suite: Suite::$suite,
                 test: $test,
+                seeds: [$($seeds,)?].first().copied(),
                 chaos: [$(Chaos {
                     scenario: $scenario,
                     seed: $seed,
@@ -91,19 +95,19 @@ bugs! {
     DroppedOnOneWord: P 2, "a surplus copy goes when one owner holds the blob", Cluster,
         "repair::tests::model::any_content_ends_up_on_its_owners_and_each_copy_moves_once";
     HandOverSkipped: P 2, "stand-ins and former owners offer nothing", Cluster,
-        "repair::tests::changes::after_an_absence_stand_ins_give_back_what_they_held";
+        "repair::tests::changes::after_an_absence_stand_ins_give_back_what_they_held" or one of 5;
     LogSyncSkipped: P 3, "entries of the log are not synced", Cluster,
-        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe";
+        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe" or one of 10;
     EntryToldBeforeSync: P 3, "entries of the log are told safe before they are written", Cluster,
-        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe";
+        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe" or one of 40;
     VoteInMemory: P 3, "a vote is kept in memory alone", Cluster,
-        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe";
+        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe" or one of 20;
     TornSnapshotTaken: P 3, "a snapshot is taken without reading it to the end", Cluster,
         "raft::state_machine::tests::a_snapshot_that_is_damaged_on_the_way_changes_nothing";
     SnapshotCapturesLater: P 3, "a snapshot under way mixes in later changes", Cluster,
         "raft::state_machine::tests::a_snapshot_holds_what_was_applied_when_it_began";
     LeaderResumed: P 3, "a leader goes on leading in its old term after a power cut", Cluster,
-        "simulation::tests::power_cuts_of_all_nodes_lose_nothing";
+        "simulation::tests::power_cuts_of_all_nodes_lose_nothing" or one of 30;
     UrisOneByOne: P 3, "one step sets only the first URI of a push", Cluster,
         "state::tests::all_keys_of_a_push_get_one_revision_and_a_removal_needs_it",
         "calm" 1 "refs";
@@ -111,7 +115,7 @@ bugs! {
         "asset::linearizable_reads_all_pass_a_barrier",
         "calm-linearizable" 1 "refs";
     BarrierSkipped: P 4, "a read barrier asks nobody", Raft,
-        "without_a_majority_calls_fail_in_time_and_say_why";
+        "without_a_majority_calls_fail_in_time_and_say_why" or one of 5;
     MissUnconfirmed: P 4, "a miss is answered without a read barrier", Api,
         "asset::available_reads_serve_hits_without_a_quorum_and_confirm_misses";
     DigestUnchecked: P 5, "bytes are stored without hashing them", Cluster,
@@ -146,7 +150,7 @@ bugs! {
     FormerOwnersForgotten: P 8, "reads do not ask former owners and stand-ins", Cluster,
         "replication::tests::reads::what_has_not_moved_yet_is_read_from_former_owners";
     NotFoundInDoubt: P 8, "NOT_FOUND is said while an owner is silent", Cluster,
-        "replication::tests::reads::not_found_is_said_only_when_it_is_true";
+        "replication::tests::reads::not_found_is_said_only_when_it_is_true" or one of 40;
     StaleEpochTaken: P 9, "a write of an old epoch counts after a new one began", Cluster,
         "replication::tests::writes::an_own_copy_that_comes_behind_a_new_epoch_does_not_count";
     StaleVerdictTaken: P 9, "an owner's word of an older epoch drops a copy", Cluster,
@@ -156,7 +160,7 @@ bugs! {
     MarkWithSlotsOpen: P 9, "handoff ends though slots are not settled", Cluster,
         "repair::tests::model::the_mark_waits_for_every_member_and_every_slot";
     EpochRetiredEarly: P 9, "an epoch is retired on the mark of one owner", Cluster,
-        "state::member_tests::a_node_leaves_only_after_every_owner_holds_what_it_held";
+        "state::member_tests::a_node_leaves_only_after_every_owner_holds_what_it_held" or one of 5;
     RemovedWhileOwner: P 9, "a member that is still an owner may be removed", Cluster,
         "state::member_tests::a_node_leaves_only_after_every_owner_holds_what_it_held";
     RemovedIdReused: P 9, "an id that was removed may join again", Cluster,
@@ -164,6 +168,8 @@ bugs! {
     RemovedSenderHeard: P 9, "a removed node is still listened to", Cluster,
         "peer::identity::tests::a_removed_sender_is_refused_and_told_and_no_other",
         "removed-unaware" 1 "faults";
+    EnteredAlone: P 9, "a node takes part before a majority has nothing against it", Cluster,
+        "simulation::tests::an_older_copy_never_takes_part";
     OldCopyLetIn: P 9, "an older copy of a data directory takes part", Cluster,
         "state::member_tests::a_start_that_does_not_go_on_from_the_last_is_refused";
     BootForgotten: P 9, "a start is not written down before it is told", Node,

@@ -19,9 +19,26 @@ const AT_ONCE: usize = 2;
 
 /// Plants each bug of a suite in a process of its own and runs its test there.
 /// To be called from a test of that suite. Panics with what was not caught.
-#[expect(clippy::print_stderr, reason = "which test caught what, and how soon")]
 pub fn each_is_caught(suite: Suite) {
     let bugs = BUGS.iter().filter(|planted| planted.suite == suite);
+    all_are_caught(bugs, |planted| is_caught_by(planted, planted.test, &[]));
+}
+
+/// The same for bugs that seeds of a simulation are to catch: `test` runs as
+/// many as `variable` says.
+pub fn each_is_caught_by_seeds(test: &str, variable: &str) {
+    let bugs = BUGS.iter().filter(|planted| planted.seeds.is_some());
+    all_are_caught(bugs, |planted| {
+        let seeds = planted.seeds.unwrap_or_default().to_string();
+        is_caught_by(planted, test, &[(variable, seeds)])
+    });
+}
+
+#[expect(clippy::print_stderr, reason = "which test caught what, and how soon")]
+fn all_are_caught(
+    bugs: impl Iterator<Item = &'static Planted> + Send,
+    is_caught: impl Fn(&Planted) -> Result<(), String> + Sync,
+) {
     let waiting = Mutex::new(bugs);
     let outcomes = Mutex::new(BTreeMap::new());
     let work = || {
@@ -49,17 +66,9 @@ pub fn each_is_caught(suite: Suite) {
     assert!(missed.is_empty(), "not caught:\n{}", missed.join("\n"));
 }
 
-fn is_caught(planted: &Planted) -> Result<(), String> {
-    is_caught_by(planted, planted.test, &[])
-}
-
 /// Whether a test of this program catches a bug, run with it and with these
 /// variables; if not, why.
-pub fn is_caught_by(
-    planted: &Planted,
-    test: &str,
-    variables: &[(&str, String)],
-) -> Result<(), String> {
+fn is_caught_by(planted: &Planted, test: &str, variables: &[(&str, String)]) -> Result<(), String> {
     let output = output_of(planted, test, variables)?;
     if !output.contains("running 1 test") {
         return Err(format!("there is no test {test}\n{output}"));

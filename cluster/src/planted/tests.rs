@@ -47,7 +47,7 @@ fn the_table_in_the_documentation_is_the_list() {
 
 fn table() -> String {
     let mut table = String::from(
-        "| bug | breaks | promise | caught by | and by the scenario |\n|---|---|---|---|---|\n",
+        "| bug | breaks | promise | caught by | by the simulation | by the scenario |\n|---|---|---|---|---|---|\n",
     );
     for planted in BUGS {
         let suite = match planted.suite {
@@ -59,8 +59,10 @@ fn table() -> String {
         let chaos = planted.chaos.map_or_else(String::new, |chaos| {
             format!("`{}` ({})", chaos.scenario, chaos.judge)
         });
+        let seeds = planted.seeds;
+        let simulated = seeds.map_or_else(String::new, |seeds| format!("within {seeds} seeds"));
         table += &format!(
-            "| `{}` | {} | P{} | {suite}: `{}` | {chaos} |\n",
+            "| `{}` | {} | P{} | {suite}: `{}` | {simulated} | {chaos} |\n",
             planted.name, planted.breaks, planted.promise, planted.test
         );
     }

@@ -42,6 +42,7 @@ use crate::{
     NodeId,
     membership::{self, Leading},
     peer::{CheckIn, Start},
+    planted::{self, Bug},
     raft::Consensus,
 };
 
@@ -194,6 +195,9 @@ impl RaftConsensus {
     /// Whether these welcomes are enough.
     fn may_enter(&self, welcomes: &BTreeMap<NodeId, bool>) -> bool {
         if welcomes.values().any(|by_leader| *by_leader) {
+            return true;
+        }
+        if planted::is(Bug::EnteredAlone) {
             return true;
         }
         let metrics = self.metrics();

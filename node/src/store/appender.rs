@@ -272,7 +272,7 @@ impl Appender {
             end += len;
             match item.from {
                 None => {
-                    let uses = item.record.coming.uses(now);
+                    let uses = item.record.coming.uses(now, core.index.lease_end(now));
                     core.index.put_small(digest, to, uses);
                     kept[item.job] += len;
                 }

@@ -25,7 +25,7 @@ use std::{
 use weir_cluster::{
     Digest,
     blob::SMALL_BLOB_BYTES,
-    journal::disk::{Disk, DiskFile, read_exact_at},
+    journal::disk::{Disk, DiskFile, may_open_no_more, read_exact_at},
     words::digest::DigestFunction,
 };
 
@@ -98,15 +98,32 @@ pub(super) fn publish(
     let folder = folder(digest.hash[0]);
     if !*exists {
         disk.create_dir(&folder)?;
-        disk.sync_dir(Path::new(DIR)).map_err(sync_failed)?;
+        sync_folder(disk, Path::new(DIR))?;
         *exists = true;
     }
-    disk.rename(from, &path(digest))?;
+    let to = path(digest);
+    disk.rename(from, &to)?;
     // A rename is sure only when both folders are synced.
-    if !planted::is(Bug::FolderSyncSkipped) {
-        disk.sync_dir(&folder).map_err(sync_failed)?;
-    }
-    disk.sync_dir(Path::new(TEMP_DIR)).map_err(sync_failed)
+    let synced = match planted::is(Bug::FolderSyncSkipped) {
+        true => Ok(()),
+        false => sync_folder(disk, &folder),
+    };
+    let synced = synced.and_then(|()| sync_folder(disk, Path::new(TEMP_DIR)));
+    synced.or_else(|error| match may_open_no_more(&error) {
+        // Nothing was synced in vain: it is as if nobody had tried.
+        true => disk.rename(&to, from).map_err(sync_failed).and(Err(error)),
+        false => Err(error),
+    })
+}
+
+/// A folder has to be opened for it, which fails for want of handles before
+/// anything was to be synced.
+fn sync_folder(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    disk.sync_dir(folder)
+        .map_err(|error| match may_open_no_more(&error) {
+            true => error,
+            false => sync_failed(error),
+        })
 }
 
 pub(super) fn folder(first: u8) -> PathBuf {

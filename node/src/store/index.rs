@@ -64,6 +64,10 @@ pub(super) struct Index {
     /// Every blob counts as leased until then: leases from before a crash are
     /// not known.
     lease_floor: AtomicU32,
+    /// When the store crashed before it was opened, in its time; 0 if it did not.
+    crashed: AtomicU32,
+    /// Seconds for which uploads and reads lease.
+    lease_seconds: AtomicU32,
     counts: Counts,
 }
 
@@ -86,6 +90,8 @@ impl Index {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             salt: rand::random(),
             lease_floor: AtomicU32::new(0),
+            crashed: AtomicU32::new(0),
+            lease_seconds: AtomicU32::new(Lease::SHORT.seconds),
             counts: Counts::new(),
         }
     }
@@ -97,6 +103,27 @@ impl Index {
 
     pub(super) fn set_lease_floor(&self, end: u32) {
         self.lease_floor.store(end, Relaxed);
+    }
+
+    /// The store crashed at that time: any lease from before it may last.
+    pub(super) fn set_crashed(&self, time: u32) {
+        self.crashed.store(time, Relaxed);
+        self.set_lease_floor(self.lease_end(time));
+    }
+
+    /// For how long uploads and reads lease from now on. What was leased stays
+    /// so; after a crash a longer lease is what may have been granted before.
+    pub(super) fn set_lease(&self, lease: Lease) {
+        self.lease_seconds.store(lease.seconds, Relaxed);
+        let crashed = self.crashed.load(Relaxed);
+        if crashed > 0 {
+            self.lease_floor.fetch_max(self.lease_end(crashed), Relaxed);
+        }
+    }
+
+    /// When a lease ends that an upload or a read is granted at that time.
+    pub(super) fn lease_end(&self, time: u32) -> u32 {
+        lease_end(time, self.lease_seconds.load(Relaxed))
     }
 
     pub(super) fn lease_floor(&self) -> u32 {
@@ -126,7 +153,7 @@ impl Index {
     /// Whether the blob is here; if so that is all that comes of bringing it.
     pub(super) fn renew(&self, digest: &Digest, coming: Coming, now: u32) -> bool {
         match coming {
-            Coming::Put => self.touch(digest, now, lease_end(now, Lease::SHORT.seconds)),
+            Coming::Put => self.touch(digest, now, self.lease_end(now)),
             Coming::Adopted { lease_end, .. } => self.hold(digest, lease_end),
         }
     }

@@ -273,14 +273,18 @@ impl LocalStore {
         Ok(Put::Upload(Box::new(LargeUpload::begin(core, file, turn))))
     }
 
+    /// For how long uploads and reads lease from now on; what was leased stays
+    /// so. Before this is called they lease for [`Lease::SHORT`], and for no
+    /// less than that the store keeps all blobs after a crash, which forgets
+    /// leases.
+    pub fn set_lease(&self, lease: Lease) {
+        self.core.index.set_lease(lease);
+    }
+
     /// Whether the blob is here; if so it counts as used, and leased.
-    fn touch(&self, digest: &Digest, lease: Lease) -> bool {
-        let now = self.core.clock.now();
-        digest.is_empty_blob()
-            || self
-                .core
-                .index
-                .touch(digest, now, lease_end(now, lease.seconds))
+    fn touch(&self, digest: &Digest) -> bool {
+        let (now, index) = (self.core.clock.now(), &self.core.index);
+        digest.is_empty_blob() || index.touch(digest, now, index.lease_end(now))
     }
 }
 
@@ -312,7 +316,7 @@ impl BlobStore for LocalStore {
 
     async fn get(&self, digest: Digest, range: ByteRange) -> Result<BlobStream, Error> {
         let range = range.within(digest)?;
-        if !self.touch(&digest, Lease::SHORT) {
+        if !self.touch(&digest) {
             return Err(Error::NotFound(digest));
         }
         self.stream(digest, range).await
@@ -320,13 +324,13 @@ impl BlobStore for LocalStore {
 
     async fn get_batch(&self, digests: &[Digest]) -> Vec<Result<Bytes, Error>> {
         for digest in digests {
-            self.touch(digest, Lease::SHORT);
+            self.touch(digest);
         }
         self.read_all(digests).await
     }
 
     async fn put(&self, digest: Digest) -> Result<Put, Error> {
-        if self.touch(&digest, Lease::SHORT) {
+        if self.touch(&digest) {
             return Ok(Put::Present);
         }
         self.begin(digest, Coming::Put).await

@@ -12,12 +12,12 @@ use std::{
     sync::Arc,
 };
 
-use weir_cluster::{Digest, blob::Lease, journal::disk::DiskFile};
+use weir_cluster::{Digest, journal::disk::DiskFile};
 
 use super::{
     OpenError,
     checkpoint::{self, Head},
-    clock::{BEGINNING, Clock, lease_end},
+    clock::{BEGINNING, Clock},
     core::Core,
     files::{self, Trailer},
     index::Location,
@@ -79,11 +79,11 @@ pub(super) fn recover(core: &mut Core) -> Result<(), OpenError> {
         recovered.time = recovered.time.max(BEGINNING);
     }
     core.clock = Clock::from(recovered.time);
-    core.index.set_lease_floor(match head {
-        Some(head) if closed_with == Some(head.id) => head.lease_floor,
-        _ if is_empty => 0,
-        _ => lease_end(recovered.time, Lease::SHORT.seconds),
-    });
+    match head {
+        Some(head) if closed_with == Some(head.id) => core.index.set_lease_floor(head.lease_floor),
+        _ if is_empty => {}
+        _ => core.index.set_crashed(recovered.time),
+    }
     if recovered.bad > 0 {
         tracing::error!(bad = recovered.bad, "damaged blobs found in the store");
     }
@@ -262,7 +262,7 @@ fn scan_segment(
             segment: number,
             offset: (offset / ALIGN) as u32,
         };
-        let lease_end = lease_end(time, Lease::SHORT.seconds);
+        let lease_end = core.index.lease_end(time);
         core.index
             .put_small(digest, location, Uses::new(time, lease_end));
     }
@@ -309,7 +309,7 @@ fn recover_file(core: &Core, digest: Digest, len: u64, recovered: &mut Recovered
     match trailer {
         Ok(Some(Trailer { time, .. })) => {
             recovered.time = recovered.time.max(time);
-            let lease_end = lease_end(time, Lease::SHORT.seconds);
+            let lease_end = core.index.lease_end(time);
             core.index.put_large(digest, Uses::new(time, lease_end));
             core.volume.add(len);
         }

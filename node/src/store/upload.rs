@@ -211,7 +211,8 @@ fn publish(core: &Core, new: NewFile, from: &Path) -> Result<bool, Error> {
     }
     files::publish(&*volume.disk, from, &digest, &mut name)
         .map_err(|error| volume.failed("cannot name a file", &error))?;
-    core.index.put_large(digest, coming.uses(now));
+    core.index
+        .put_large(digest, coming.uses(now, core.index.lease_end(now)));
     room.keep(u64::MAX);
     core.keeper.file_added();
     Ok(true)

@@ -2,10 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use weir_cluster::{
-    Digest,
-    blob::{Held, Lease},
-};
+use weir_cluster::{Digest, blob::Held};
 
 use super::clock::lease_end;
 use crate::planted::{self, Bug};
@@ -129,10 +126,11 @@ impl Coming {
         }
     }
 
-    /// Of a blob that becomes visible now.
-    pub(super) fn uses(self, now: u32) -> Uses {
+    /// Of a blob that becomes visible now, where an upload is leased until
+    /// `lease_end`.
+    pub(super) fn uses(self, now: u32, lease_end: u32) -> Uses {
         match self {
-            Self::Put => Uses::new(now, lease_end(now, Lease::SHORT.seconds)),
+            Self::Put => Uses::new(now, lease_end),
             Self::Adopted { access, lease_end } => Uses::new(access, lease_end),
         }
     }
@@ -154,16 +152,16 @@ mod tests {
     fn an_adopted_copy_has_the_age_and_the_lease_it_had() {
         for held in [told(0, 0), told(50, 0), told(50, 1), told(7, 10_801)] {
             let coming = Coming::adopted(&held, 1_000);
-            assert_eq!(coming.uses(1_000).held(held.digest, 1_000, 0), held);
+            assert_eq!(coming.uses(1_000, 0).held(held.digest, 1_000, 0), held);
             // Told on and on, it ends when it would have ended.
-            let later = coming.uses(1_000).held(held.digest, 1_001, 0);
-            let again = Coming::adopted(&later, 5_000).uses(5_000);
+            let later = coming.uses(1_000, 0).held(held.digest, 1_001, 0);
+            let again = Coming::adopted(&later, 5_000).uses(5_000, 0);
             assert_eq!(
                 again.held(held.digest, 5_000, 0).lease_seconds,
                 held.lease_seconds.saturating_sub(1)
             );
         }
-        assert_eq!(Coming::adopted(&told(50, 0), 20).uses(20).access(), 0);
+        assert_eq!(Coming::adopted(&told(50, 0), 20).uses(20, 0).access(), 0);
     }
 
     #[test]

@@ -60,6 +60,8 @@ struct State {
     /// Most files that there may be.
     files_max: usize,
     read_only: bool,
+    /// Folders that can still be opened, to be synced.
+    handles: u64,
 }
 
 impl Default for SimDisk {
@@ -88,6 +90,7 @@ impl SimDisk {
             unreadable: BTreeMap::new(),
             files_max: usize::MAX,
             read_only: false,
+            handles: u64::MAX,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -149,6 +152,12 @@ impl SimDisk {
     /// Lets there be so many files; more fail with [`io::ErrorKind::StorageFull`].
     pub fn set_files_max(&self, files: usize) {
         self.lock().files_max = files;
+    }
+
+    /// Lets so many folders be opened, to be synced, from now on; more fail as in
+    /// a process that may open no more files.
+    pub fn set_handles(&self, handles: u64) {
+        self.lock().handles = handles;
     }
 
     /// Refuses every change from now on, as a file system that found an error
@@ -333,6 +342,10 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.need_dir(dir)?;
+        if state.handles == 0 {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        state.handles -= 1;
         let fault = count_down(&mut state.sync_fails_in);
         let (dir, failed) = (dir.to_owned(), fault.is_err());
         state.perform(Operation::SyncDir { dir, failed });

@@ -70,6 +70,48 @@ async fn leased_blobs_stay_and_new_ones_are_refused() {
     assert!(held(&store, &stored) < stored.len());
 }
 
+/// P6: what is agreed for FindMissing holds for uploads and reads as well.
+#[tokio::test]
+async fn uploads_and_reads_lease_for_as_long_as_is_agreed() {
+    let store = open();
+    store.set_lease(Lease { seconds: 60 });
+    let (stored, refused) = fill(&store, 0..1000).await;
+    assert!(refused.is_some());
+    store.core.clock.advance(62);
+    // Read, and so leased until 122; the others are not any more.
+    let read = &stored[..20];
+    assert!(store.get_batch(read).await.iter().all(Result::is_ok));
+    store.core.clock.advance(50);
+    let (new, refused) = fill(&store, 1000..1200).await;
+    assert!(refused.is_none(), "{refused:?}");
+    assert_eq!(held(&store, read), read.len(), "what was read is leased");
+    assert!(held(&store, &stored) < stored.len());
+
+    // A longer one is kept, also in a crash.
+    let disk = SimDisk::new();
+    let config = || StoreConfig {
+        capacity_bytes: CAPACITY,
+        segment_bytes: 64 << 10,
+        ..StoreConfig::default()
+    };
+    let open = || LocalStore::open(config(), Arc::new(disk.clone())).unwrap();
+    let long = Lease {
+        seconds: 2 * Lease::SHORT.seconds,
+    };
+    let store = open();
+    store.set_lease(long);
+    let (kept, _) = fill(&store, 0..10).await;
+    drop((store, new));
+    let store = open();
+    store.set_lease(long);
+    store.core.clock.advance(long.seconds - 10);
+    store.clean(u64::MAX);
+    assert_eq!(held(&store, &kept), kept.len());
+    store.core.clock.advance(20);
+    store.clean(u64::MAX);
+    assert_eq!(held(&store, &kept), 0);
+}
+
 #[tokio::test]
 async fn the_least_recently_used_go_first_and_used_ones_move_along() {
     let store = open();

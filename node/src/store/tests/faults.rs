@@ -350,3 +350,43 @@ async fn rot_at_the_end_of_an_older_segment_is_told() {
     let report = fsck::check(&disk).unwrap();
     assert!(!report.is_clean(), "{report}");
 }
+
+/// P10: what a process lacks says nothing of the volume. A name that was given
+/// and could not be made sure of is taken back.
+#[tokio::test]
+async fn a_lack_of_handles_is_told_and_leaves_nothing() {
+    for handles in 0..4 {
+        let disk = SimDisk::new();
+        let store = open(&disk).unwrap();
+        let content = sample(1, (1 << 20) + 9);
+        disk.set_handles(handles);
+        let stored = put_bytes(&*store, content.clone()).await;
+        disk.set_handles(u64::MAX);
+        match stored {
+            // The last round has as many as it takes.
+            Ok(_) => assert_eq!(handles, 3),
+            Err(error) => assert!(matches!(error, Error::Exhausted(_)), "{handles}: {error}"),
+        }
+        assert_eq!(store.report().volume, "ok");
+        if handles < 3 {
+            assert_eq!(store.report().blobs, 0);
+            assert!(files_of(&disk).is_empty(), "{:?}", files_of(&disk));
+        }
+        let digest = put_bytes(&*store, content.clone()).await.unwrap();
+        assert_eq!(read(&store, digest).await.unwrap(), content);
+        let cut = disk.after_power_cut(disk.operations(), Keep::Nothing);
+        assert_eq!(read(&open(&cut).unwrap(), digest).await.unwrap(), content);
+    }
+}
+
+/// Files of large blobs and of uploads.
+fn files_of(disk: &SimDisk) -> Vec<String> {
+    let mut found = Vec::new();
+    for first in 0..=u8::MAX {
+        let listed = disk.list(&files::folder(first)).unwrap_or_default();
+        found.extend(listed.into_iter().map(|entry| entry.name));
+    }
+    let uploads = disk.list(Path::new(files::TEMP_DIR)).unwrap();
+    found.extend(uploads.into_iter().map(|entry| entry.name));
+    found
+}
