@@ -27,6 +27,8 @@ fn promises_hold_under_the_selection() {
         "2",
         "--minutes",
         "30",
+        "--fetches-times",
+        "25",
         "--ledger",
         &ledger.display().to_string(),
     ]);

@@ -116,14 +116,18 @@ impl Fleet {
     /// Waits until every member sees exactly the members, all of them active,
     /// and a leader with all the voters that it wants.
     pub fn wait_members(&mut self) -> Result<()> {
-        self.wait_seen("all members", unready)
+        let may_fill = self.options.may_fill;
+        self.wait_seen("all members", |status, members| {
+            unready(status, members, may_fill)
+        })
     }
 
     /// Waits until moreover every blob is on its owners and nowhere else, as
     /// each member says.
     pub fn wait_settled(&mut self) -> Result<()> {
+        let may_fill = self.options.may_fill;
         self.wait_seen("everything settled", |status, members| {
-            unready(status, members).or_else(|| unsettled(status))
+            unready(status, members, may_fill).or_else(|| unsettled(status))
         })
     }
 
@@ -184,7 +188,7 @@ fn rows(status: &Value) -> &[Value] {
 }
 
 /// What is missing of a whole cluster, apart from its blobs.
-fn unready(status: &Value, members: &[&str]) -> Option<String> {
+fn unready(status: &Value, members: &[&str], may_fill: bool) -> Option<String> {
     let rows = rows(status);
     let mut found: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
     found.sort_unstable();
@@ -194,9 +198,10 @@ fn unready(status: &Value, members: &[&str]) -> Option<String> {
     if status["leader"].is_null() {
         return Some("there is no leader".into());
     }
+    let is_well = |volume: &Value| volume == "ok" || (may_fill && volume == "full");
     if let Some(row) = rows
         .iter()
-        .find(|row| row["state"] != "active" || row["volume"] != "ok")
+        .find(|row| row["state"] != "active" || !is_well(&row["volume"]))
     {
         let (name, state, volume) = (&row["name"], &row["state"], &row["volume"]);
         return Some(format!("{name} is {state}, its volume {volume}"));
@@ -245,9 +250,9 @@ mod tests {
         let whole = json!({"leader": "n3", "epoch": 3, "under_replicated": 0,
             "older_epochs": 0, "nodes": nodes});
         let members = ["n1", "n2", "n3"];
-        let lacks = |status: &Value| unready(status, &members).or_else(|| unsettled(status));
+        let lacks = |status: &Value| unready(status, &members, false).or_else(|| unsettled(status));
         assert_eq!(lacks(&whole), None);
-        assert!(unready(&whole, &["n1", "n2"]).is_some());
+        assert!(unready(&whole, &["n1", "n2"], false).is_some());
         for (place, value) in [
             ("/leader", Value::Null),
             ("/under_replicated", json!(7)),

@@ -62,6 +62,8 @@ pub struct Options {
     pub cluster: Vec<String>,
     /// What the volume of each node is made with.
     pub volume: VolumeSpec,
+    /// Whether a node may be full while all is well: its store is that small.
+    pub may_fill: bool,
     /// Whether wall clocks can be stepped; needs libfaketime.
     pub clocks: bool,
     /// What the faults of the network are drawn from.
@@ -83,6 +85,7 @@ impl Default for Options {
             settings: settings.map(String::from).to_vec(),
             cluster: Vec::new(),
             volume: VolumeSpec::default(),
+            may_fill: false,
             clocks: false,
             seed: 1,
         }

@@ -129,6 +129,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         trial.step(format!("disks do not fail: {why}"));
         options.volume.backing = Backing::File;
     }
+    let may_fill = options.may_fill;
     let builders = match scenario.work.builds {
         true => Some(Builders {
             trial: trial.clone(),
@@ -152,7 +153,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         fleet,
         script,
         limits: scenario.limits,
-        may_fill: scenario.lease().is_some(),
+        may_fill,
     };
     let watch = bounds::Watch::start(WATCH_EVERY, ground.fleet.pids())?;
     let plot = Plot {

@@ -231,6 +231,7 @@ impl Scenario {
         let mut options = fleet::Options {
             nodes,
             zones: (0..zones).map(|zone| format!("z{zone}")).collect(),
+            may_fill: self.shape.lease.is_some(),
             clocks: self.has_fault_with(Needs::Clocks)?,
             seed,
             ..fleet::Options::default()

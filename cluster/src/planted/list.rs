@@ -91,7 +91,8 @@ bugs! {
     FolderSyncSkipped: P 1, "the folder of a large blob is not synced before the answer", Node,
         "store::tests::crash::what_was_answered_survives_a_cut_right_after";
     ZonesIgnored: P 2, "owners are placed without regard to zones", Cluster,
-        "placement::tests::owners_differ_in_zone_then_in_host";
+        "placement::tests::owners_differ_in_zone_then_in_host",
+        "zone-loss" 5 "copies";
     DroppedOnOneWord: P 2, "a surplus copy goes when one owner holds the blob", Cluster,
         "repair::tests::model::any_content_ends_up_on_its_owners_and_each_copy_moves_once";
     HandOverSkipped: P 2, "stand-ins and former owners offer nothing", Cluster,

@@ -70,6 +70,11 @@ impl History {
         self.keys.keys().copied().collect()
     }
 
+    /// How many calls were answered.
+    pub(super) fn calls(&self) -> u64 {
+        self.keys.values().map(|key| key.calls.len() as u64).sum()
+    }
+
     /// What cannot be true.
     pub(super) fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();

@@ -69,7 +69,7 @@ fn seeds_of_faults_break_no_promise() {
     let seeds = number(SEEDS_VARIABLE).unwrap_or(SEEDS);
     let begun = Instant::now();
     let (next, failed) = (AtomicU64::new(0), std::sync::Mutex::new(Vec::new()));
-    let total = std::sync::Mutex::new((Duration::ZERO, 0, 0, 0));
+    let total = std::sync::Mutex::new((Duration::ZERO, 0, 0, 0, 0));
     // One that finds what is planted is enough.
     let is_planted = std::env::var_os(planted::VARIABLE).is_some();
     let work = || loop {
@@ -83,6 +83,7 @@ fn seeds_of_faults_break_no_promise() {
         total.1 += outcome.counts.messages;
         total.2 += outcome.counts.answers;
         total.3 += outcome.counts.faults;
+        total.4 += outcome.counts.refs;
         if let Some(text) = complaint(seed, &outcome) {
             eprintln!("{text}");
             failed.lock().unwrap().push(seed);
@@ -94,11 +95,11 @@ fn seeds_of_faults_break_no_promise() {
             scope.spawn(work);
         }
     });
-    let (simulated, messages, answers, faults) = total.into_inner().unwrap();
+    let (simulated, messages, answers, faults, refs) = total.into_inner().unwrap();
     let took = begun.elapsed();
     eprintln!(
         "{seeds} seeds: {:.0} s simulated in {:.1} s ({:.0} times), {messages} messages, \
-         {answers} answers, {faults} faults",
+         {answers} answers, {refs} of refs judged, {faults} faults",
         simulated.as_secs_f64(),
         took.as_secs_f64(),
         simulated.as_secs_f64() / took.as_secs_f64(),

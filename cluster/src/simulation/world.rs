@@ -18,6 +18,8 @@ pub(crate) struct Counts {
     pub(crate) faults: u64,
     pub(crate) changes: u64,
     pub(crate) answers: u64,
+    /// Answers about refs, in the end those of each node too, all of them judged.
+    pub(crate) refs: u64,
     pub(crate) doubts: u64,
 }
 
@@ -128,7 +130,8 @@ impl World {
         for what in found {
             self.violation(what);
         }
-        let record = self.record();
+        let mut record = self.record();
+        record.counts.refs = record.history.calls();
         Outcome {
             trace: record.trace.clone(),
             violations: record.violations.clone(),

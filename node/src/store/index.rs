@@ -112,12 +112,12 @@ impl Index {
     }
 
     /// For how long uploads and reads lease from now on. What was leased stays
-    /// so; after a crash a longer lease is what may have been granted before.
+    /// so; what a crash made unknown was granted for so long.
     pub(super) fn set_lease(&self, lease: Lease) {
         self.lease_seconds.store(lease.seconds, Relaxed);
         let crashed = self.crashed.load(Relaxed);
         if crashed > 0 {
-            self.lease_floor.fetch_max(self.lease_end(crashed), Relaxed);
+            self.set_lease_floor(self.lease_end(crashed));
         }
     }
 

@@ -274,9 +274,8 @@ impl LocalStore {
     }
 
     /// For how long uploads and reads lease from now on; what was leased stays
-    /// so. Before this is called they lease for [`Lease::SHORT`], and for no
-    /// less than that the store keeps all blobs after a crash, which forgets
-    /// leases.
+    /// so. For so long after a crash, which forgets leases, all blobs are kept.
+    /// [`Lease::SHORT`] before this is called.
     pub fn set_lease(&self, lease: Lease) {
         self.core.index.set_lease(lease);
     }

@@ -262,9 +262,8 @@ fn scan_segment(
             segment: number,
             offset: (offset / ALIGN) as u32,
         };
-        let lease_end = core.index.lease_end(time);
-        core.index
-            .put_small(digest, location, Uses::new(time, lease_end));
+        // Its lease is not known: the floor stands for it.
+        core.index.put_small(digest, location, Uses::new(time, 0));
     }
     Ok(end)
 }
@@ -309,8 +308,8 @@ fn recover_file(core: &Core, digest: Digest, len: u64, recovered: &mut Recovered
     match trailer {
         Ok(Some(Trailer { time, .. })) => {
             recovered.time = recovered.time.max(time);
-            let lease_end = core.index.lease_end(time);
-            core.index.put_large(digest, Uses::new(time, lease_end));
+            // As above.
+            core.index.put_large(digest, Uses::new(time, 0));
             core.volume.add(len);
         }
         Ok(None) => {
