@@ -151,6 +151,7 @@ mod tests {
         "convergence",
         "availability",
         "bounds",
+        "copies",
         "logs",
         "faults",
     ];

@@ -15,7 +15,7 @@ use super::{
     events::Done,
     ground::Ground,
     named,
-    play::{Plot, busy, conclusion, note, play},
+    play::{Plot, busy, conclusion, note, play, settled_within},
     report::{COURSE, Planted, Report},
     steps::{self, Look},
 };
@@ -180,8 +180,8 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     if played.is_settled && scenario.lease().is_none() {
         // What a cut connection still held may have arrived since.
         let inside = ground.enter()?;
-        let anew =
-            convergence::wait_anew(&ground.admins(), scenario.limits.settled.mul_f64(busy()));
+        let limit = settled_within(scenario.limits, busy());
+        let anew = convergence::wait_anew(&ground.admins(), limit);
         drop(inside);
         note(report, "convergence", anew);
         let fleet = &mut ground.fleet;

@@ -36,6 +36,10 @@ const SCAN: Duration = Duration::from_secs(30);
 /// read whole, many in a message.
 const IN_PARTS: usize = 64;
 
+/// The longest that a run waits until all is settled: it has to say who is not
+/// before it is taken for one that hangs.
+const SETTLED_MOST: Duration = Duration::from_secs(600);
+
 /// Where so many processes want each processor, calls may run out of time
 /// though nothing happens: nodes wait for each other, and for a processor.
 const CROWDED: f64 = 4.0;
@@ -87,6 +91,11 @@ pub fn busy() -> f64 {
         .and_then(|one| one.parse().ok());
     let processors = thread::available_parallelism().map_or(1, usize::from);
     (wanting.unwrap_or(0.0) / processors as f64).max(1.0)
+}
+
+/// How long a run waits until all is settled.
+pub(super) fn settled_within(limits: Limits, slack: f64) -> Duration {
+    limits.settled.mul_f64(slack).min(SETTLED_MOST)
 }
 
 /// What a run was, for whoever looks further.
@@ -148,8 +157,8 @@ pub(super) fn play(
     } = working.finish()?;
     let slack = begun.max(busy());
     ground.note("limits of time are wider by", json!(slack));
-    let limits = plot.limits.times(slack);
-    let is_settled = is_whole && settle(ground, limits, report);
+    let limit = settled_within(plot.limits, slack);
+    let is_settled = is_whole && settle(ground, limit, report);
     if let Some(built) = built {
         note(report, "builds", pull_builds(ground, plot, built, is_whole));
     }
@@ -183,7 +192,7 @@ fn pull_builds(ground: &dyn Ground, plot: &Plot<'_>, built: Built, is_whole: boo
 }
 
 /// Waits until all is settled; whether it is.
-fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) -> bool {
+fn settle(ground: &dyn Ground, limit: Duration, report: &mut Report) -> bool {
     let admins = ground.admins();
     if admins.is_empty() {
         ground.note("nobody can be asked whether all is settled", json!({}));
@@ -192,9 +201,9 @@ fn settle(ground: &dyn Ground, limits: Limits, report: &mut Report) -> bool {
     ground.note("waits until all is settled", json!({}));
     let settled = ground.enter().and_then(|_inside| {
         if ground.is_rotten() {
-            convergence::wait_verified(&admins, limits.settled)?;
+            convergence::wait_verified(&admins, limit)?;
         }
-        convergence::wait_anew(&admins, limits.settled)
+        convergence::wait_anew(&admins, limit)
     });
     let is_settled = settled.is_ok();
     note(report, "convergence", settled);

@@ -275,8 +275,10 @@ impl Worker {
                 && !round.superseded
                 && trouble.is_empty()
                 && report.surplus_blobs == 0;
-            if report.trouble != trouble && !trouble.is_empty() {
-                tracing::warn!(%trouble, "repair cannot finish");
+            match trouble.as_str() {
+                same if report.trouble == same => {}
+                "" => tracing::info!("repair has no trouble any more"),
+                new => tracing::warn!(trouble = new, "repair cannot finish"),
             }
             report.trouble = trouble;
         });
