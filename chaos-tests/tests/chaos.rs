@@ -28,7 +28,7 @@ fn promises_hold_under_the_selection() {
         "--minutes",
         "30",
         "--fetches-times",
-        "25",
+        "10",
         "--ledger",
         &ledger.display().to_string(),
     ]);

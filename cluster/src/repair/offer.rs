@@ -92,8 +92,10 @@ impl Worker {
             tracing::debug!(dropped, "owners hold what was held for them");
         }
         // What some owner still wants is offered again when a summary changes;
-        // what was used meanwhile, at the next round.
-        if answered && dropped == needless.len() as u64 {
+        // what was used meanwhile, at the next round, and so is all of this
+        // after a drop: the same copy may come again before that, and then
+        // everybody holds what they held now.
+        if answered && needless.is_empty() {
             self.told
                 .extend(chunk.into_iter().map(|offer| (offer.slot, offer.seen)));
         }

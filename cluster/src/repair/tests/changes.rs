@@ -1,9 +1,11 @@
 //! Changes of membership, one at a time.
 
+use std::time::Duration;
+
 use super::cluster::{Cluster, id};
 use crate::{
     Digest, Error,
-    blob::{BlobStore, ByteRange, conformance::sample},
+    blob::{BlobStore, ByteRange, conformance::sample, put_bytes},
     state::Command,
 };
 
@@ -113,6 +115,32 @@ async fn after_an_absence_stand_ins_give_back_what_they_held() {
     cluster.revive(2);
     cluster.revive(3);
     cluster.settle().await;
+}
+
+/// The same copy may come to a stand-in again right after it was dropped there;
+/// everybody then holds what they held when it was offered. Found by the
+/// scenarios: it stayed for an hour.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_comes_again_is_given_up_again() {
+    let cluster = Cluster::new(&["a", "b", "c", "a"], 4, 3, 2);
+    let content = sample(1, 1_000);
+    put_bytes(cluster.gateway(1), content.clone())
+        .await
+        .unwrap();
+    cluster.settle().await;
+    let stranger = (1..=4).find(|number| cluster.store(*number).digests().is_empty());
+    let store = cluster.store(stranger.unwrap());
+    for round in 0..3 {
+        put_bytes(store, content.clone()).await.unwrap();
+        let gone = async {
+            while !store.digests().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let limit = Duration::from_secs(120);
+        let gone = tokio::time::timeout(limit, gone).await;
+        gone.unwrap_or_else(|_| panic!("round {round}: it is still there"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
