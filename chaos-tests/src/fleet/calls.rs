@@ -113,10 +113,16 @@ impl Fleet {
         until("a leader", SERVE_LIMIT, || self.leader())
     }
 
+    /// See [`Options::may_fill`](super::Options::may_fill).
+    #[must_use]
+    pub fn may_fill(&self) -> bool {
+        self.options.may_fill
+    }
+
     /// Waits until every member sees exactly the members, all of them active,
     /// and a leader with all the voters that it wants.
     pub fn wait_members(&mut self) -> Result<()> {
-        let may_fill = self.options.may_fill;
+        let may_fill = self.may_fill();
         self.wait_seen("all members", |status, members| {
             unready(status, members, may_fill)
         })
@@ -125,7 +131,7 @@ impl Fleet {
     /// Waits until moreover every blob is on its owners and nowhere else, as
     /// each member says.
     pub fn wait_settled(&mut self) -> Result<()> {
-        let may_fill = self.options.may_fill;
+        let may_fill = self.may_fill();
         self.wait_seen("everything settled", |status, members| {
             unready(status, members, may_fill).or_else(|| unsettled(status))
         })

@@ -129,7 +129,6 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         trial.step(format!("disks do not fail: {why}"));
         options.volume.backing = Backing::File;
     }
-    let may_fill = options.may_fill;
     let builders = match scenario.work.builds {
         true => Some(Builders {
             trial: trial.clone(),
@@ -153,7 +152,6 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         fleet,
         script,
         limits: scenario.limits,
-        may_fill,
     };
     let watch = bounds::Watch::start(WATCH_EVERY, ground.fleet.pids())?;
     let plot = Plot {
@@ -229,8 +227,6 @@ struct Staged {
     fleet: Fleet,
     script: Script,
     limits: Limits,
-    /// Stores are so small that a run fills them.
-    may_fill: bool,
 }
 
 impl Ground for Staged {
@@ -274,13 +270,10 @@ impl Ground for Staged {
     fn trouble(&mut self) -> Result<()> {
         let limits = self.limits.times(busy());
         let mut last = Look::take(&self.fleet)?;
-        self.script.run_watched(
-            &mut self.fleet,
-            |fleet, hits| named::insist(fleet, hits, self.may_fill),
-            |fleet, step| {
+        self.script
+            .run_watched(&mut self.fleet, named::insist, |fleet, step| {
                 last = steps::judge(fleet, step, &last, limits)?;
                 Ok(())
-            },
-        )
+            })
     }
 }

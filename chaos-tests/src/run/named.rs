@@ -62,8 +62,8 @@ const TABLE: &[(&str, Said)] = &[
 const FULL: (u16, &str) = (503, "volume: full\n");
 
 /// Insists on the table, as every member sees it that is not taken away. Where
-/// stores `may_fill`, a node may be full besides.
-pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>], may_fill: bool) -> Result<()> {
+/// stores may fill, a node may be full besides.
+pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
     let Some(expected) = expected(hits) else {
         return Ok(());
     };
@@ -96,7 +96,8 @@ pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>], may_fill: bool) -> Res
                 // Neither a full volume nor a fenced one takes writes.
                 let takes_writes = !expected.contains_key(&number);
                 ensure!(
-                    takes_writes == (ready.0 == 200) || (may_fill && (ready.0, &*ready.1) == FULL),
+                    takes_writes == (ready.0 == 200)
+                        || (fleet.may_fill() && (ready.0, &*ready.1) == FULL),
                     "readiness is told as {ready:?}"
                 );
                 Ok(())

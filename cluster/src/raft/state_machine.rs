@@ -127,10 +127,12 @@ impl StateMachine {
     pub(super) fn over(opening: Opening, disk: Arc<dyn Disk>, past: Past) -> io::Result<Self> {
         let snapshots = Snapshots::open(disk)?;
         let mut applied = Applied::open(opening(false)?, &snapshots)?;
-        let snapshot = snapshots.newest()?;
-        let snapshot = snapshot.map_or(0, |(_, head)| head.position.index());
         let index = applied.position.index();
-        if index > snapshot.max(past.last) {
+        let is_in_snapshot = || -> io::Result<bool> {
+            let newest = snapshots.newest()?;
+            Ok(newest.is_some_and(|(_, head)| index <= head.position.index()))
+        };
+        if index > past.last && !is_in_snapshot()? {
             tracing::warn!(
                 applied = index,
                 log = past.last,

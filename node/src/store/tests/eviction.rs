@@ -13,13 +13,16 @@ use super::super::{LocalStore, StoreConfig};
 const CAPACITY: u64 = 4 << 20;
 const LEN: usize = 10_000;
 
-fn open() -> Arc<LocalStore> {
-    let config = StoreConfig {
+fn config() -> StoreConfig {
+    StoreConfig {
         capacity_bytes: CAPACITY,
         segment_bytes: 64 << 10,
         ..StoreConfig::default()
-    };
-    LocalStore::open(config, Arc::new(SimDisk::new())).unwrap()
+    }
+}
+
+fn open() -> Arc<LocalStore> {
+    LocalStore::open(config(), Arc::new(SimDisk::new())).unwrap()
 }
 
 /// Puts until one is refused.
@@ -90,11 +93,6 @@ async fn uploads_and_reads_lease_for_as_long_as_is_agreed() {
 
     // Longer or shorter, it is kept in a crash.
     let disk = SimDisk::new();
-    let config = || StoreConfig {
-        capacity_bytes: CAPACITY,
-        segment_bytes: 64 << 10,
-        ..StoreConfig::default()
-    };
     let open = || LocalStore::open(config(), Arc::new(disk.clone())).unwrap();
     for seconds in [60, 2 * Lease::SHORT.seconds] {
         let store = open();
@@ -172,11 +170,6 @@ async fn large_blobs_are_evicted_as_well() {
 #[tokio::test]
 async fn leases_survive_a_clean_restart_and_grow_in_a_crash() {
     let disk = SimDisk::new();
-    let config = || StoreConfig {
-        capacity_bytes: CAPACITY,
-        segment_bytes: 64 << 10,
-        ..StoreConfig::default()
-    };
     let open = || LocalStore::open(config(), Arc::new(disk.clone())).unwrap();
     let store = open();
     put_bytes(&*store, sample(1, LEN)).await.unwrap();
