@@ -162,8 +162,9 @@ fn a_node_with_a_full_volume_starts_votes_and_answers() {
     assert!(nodes[0].ended().is_none(), "{}", nodes[0].log());
 }
 
-/// sled writes behind its callers' back, a moment later: what was pushed in this
-/// moment has no room any more. It is lost to sled, and the node goes on.
+/// sled writes what it was given last behind its callers' back, up to a second
+/// later: when the volume is full by then, it has no room any more. It is lost to
+/// sled, and the node goes on.
 #[test]
 fn rows_that_a_full_volume_ended_are_back_without_a_restart() {
     let _stage = stage();
@@ -174,11 +175,13 @@ fn rows_that_a_full_volume_ended_are_back_without_a_restart() {
     let client = node.client();
     let digest = client.upload(sample(1, 5_000)).unwrap();
     let mut pushed = Vec::new();
+    // A row that hardly fits into what is left of sled's last block.
+    let long = "x".repeat(4000);
     // Whether the write or the filler is first is the kernel's affair.
     for round in 0.. {
         assert!(round < 20, "sled's writes find room on a full volume");
-        for number in 0..20 {
-            let uri = format!("urn:test:{round}:{number}");
+        for what in ["short", &long] {
+            let uri = format!("urn:test:{round}:{what}");
             client.push(&uri, digest).unwrap();
             pushed.push(uri);
         }
