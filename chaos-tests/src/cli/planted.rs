@@ -154,6 +154,7 @@ mod tests {
         "copies",
         "logs",
         "faults",
+        "honesty",
     ];
 
     #[test]

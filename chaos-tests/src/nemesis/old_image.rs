@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{Fault, Target};
+use super::{Fault, Target, refusal::insist_refused};
 use crate::{fleet::Fleet, seeded::Words};
 
 /// A copy of a volume is taken at first; half way through the node starts
@@ -52,9 +52,13 @@ impl Fault for OldImage {
     }
 
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
-        match self.victim.take() {
-            Some(victim) => fleet.replace(victim),
-            None => Ok(()),
+        let Some(victim) = self.victim.take() else {
+            return Ok(());
+        };
+        // Else it still runs on what it has.
+        if self.copy.is_none() {
+            insist_refused(fleet, victim, "old-image")?;
         }
+        fleet.replace(victim)
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Fault, Target};
+use super::{Fault, Target, refusal::insist_refused};
 use crate::{fleet::Fleet, seeded::Words};
 
 /// A node is removed as dead, and comes back with all it had: it must be refused
@@ -34,6 +34,7 @@ impl Fault for RemovedReturns {
 
     fn heal(&mut self, fleet: &mut Fleet) -> Result<()> {
         if let Some(victim) = self.victim.take() {
+            insist_refused(fleet, victim, "removed-returns")?;
             fleet.replace(victim)?;
         }
         Ok(())

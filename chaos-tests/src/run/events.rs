@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::named::UNNAMED;
 use crate::{
     history::{Kind, Operation, Outcome},
     nemesis::{BELIEVED, NOT_ALONE},
@@ -45,7 +46,7 @@ struct Entry {
 pub(super) struct Done {
     /// Faults by name.
     pub(super) faults: BTreeMap<String, u64>,
-    /// What the faults themselves found.
+    /// What was found while faults lasted, and as they ended.
     pub(super) problems: Vec<String>,
     /// When leaders were killed, in microseconds of the histories.
     leader_kills: Vec<u64>,
@@ -121,7 +122,12 @@ impl Done {
                 found @ (NOT_ALONE | BELIEVED) => {
                     let (node, fault) = (&detail["node"], &detail["fault"]);
                     done.problems
-                        .push(format!("node {node} {found} after {fault}"));
+                        .push(format!("faults: node {node} {found} after {fault}"));
+                }
+                UNNAMED => {
+                    let (node, why) = (&detail["node"], &detail["why"]);
+                    done.problems
+                        .push(format!("honesty: node {node} {UNNAMED}: {why}"));
                 }
                 _ => {}
             }
@@ -196,6 +202,7 @@ mod tests {
 {"at_ms":2150,"what":"start","detail":{"node":"n1"}}
 {"at_ms":2200,"what":"did not come back by itself","detail":{"node":"n2","fault":"x"}}
 {"at_ms":2250,"what":"was believed","detail":{"node":"n2","fault":"removed-unaware"}}
+{"at_ms":2300,"what":"did not name what is broken","detail":{"node":"n2","why":"n1 is down"}}
 {"at_ms":3000,"what":"inject","detail":{"fault":"power-cut-all","seed":1}}
 {"at_ms":3100,"what":"power cut","detail":{"nodes":["n1","n2","n3"]}}
 {"at_ms":3150,"what":"kill","detail":{}}
@@ -208,7 +215,11 @@ mod tests {
         assert_eq!(done.faults["kill"], 1);
         assert_eq!(done.faults["kill-leader"], 1);
         assert_eq!(done.leader_kills, [1_100_000]);
-        assert_eq!(done.problems.len(), 2);
+        let judges = ["faults: ", "faults: ", "honesty: "];
+        assert_eq!(done.problems.len(), judges.len());
+        for (problem, judge) in done.problems.iter().zip(judges) {
+            assert!(problem.starts_with(judge), "{problem}");
+        }
         let push = |start, end, outcome| Operation {
             outcome,
             ..Operation::done(Kind::Write, start, start, end)

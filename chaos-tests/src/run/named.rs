@@ -1,12 +1,13 @@
 //! What nodes must say while a fault lasts.
 //!
 //! [`TABLE`] has, for each fault, what is to be said of those whom it hits. It
-//! is insisted on just before a step is healed, where every fault of the step is
-//! in the table and a majority is hit by none that takes it away.
+//! is looked at just before a step is healed, where every fault of the step is
+//! in the table and a majority is hit by none that takes it away. What is not
+//! said is entered, and the run goes on.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::json;
 
 use crate::{
@@ -19,6 +20,9 @@ use crate::{
 /// Until it is said: a node notices that its volume is full when it has to
 /// write, or when it looks whether Raft has what it keeps.
 const LIMIT: Duration = Duration::from_secs(45);
+
+/// Entered when a node did not say what it must.
+pub(super) const UNNAMED: &str = "did not name what is broken";
 
 /// What is said of a member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -61,9 +65,9 @@ const TABLE: &[(&str, Said)] = &[
 /// What a node answers whose store is full.
 const FULL: (u16, &str) = (503, "volume: full\n");
 
-/// Insists on the table, as every member sees it that is not taken away. Where
-/// stores may fill, a node may be full besides.
-pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
+/// Looks for what the table has, in what every member says that is not taken
+/// away. Where stores may fill, a node may be full besides.
+pub(super) fn look(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
     let Some(expected) = expected(hits) else {
         return Ok(());
     };
@@ -111,7 +115,11 @@ pub(super) fn insist(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
             }
         });
         if let Err(error) = named {
-            bail!("honesty: {error}: {last:#}");
+            let why = format!("{error}: {last:#}");
+            let detail = json!({"node": fleet.node(number).name, "why": why});
+            fleet.events().enter(UNNAMED, detail);
+            // The others are not waited for as well.
+            return Ok(());
         }
     }
     fleet.events().enter("named", json!(format!("{broken:?}")));

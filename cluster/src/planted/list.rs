@@ -129,7 +129,8 @@ bugs! {
         "store::tests::ranges::one_flipped_bit_gives_no_bytes_of_its_part",
         "rot-files" 1 "durable";
     DamagedCopyKept: P 5, "a damaged copy counts as present", Node,
-        "store::tests::scrub::all_damage_is_found_and_the_rest_is_left_alone";
+        "store::tests::scrub::all_damage_is_found_and_the_rest_is_left_alone",
+        "rot" 1 "copies";
     ScrubSkipsDamage: P 5, "scrub passes damaged records over", Node,
         "store::tests::scrub::all_damage_is_found_and_the_rest_is_left_alone";
     PresentAtOneOwner: P 6, "one owner's copy is enough to be present", Cluster,
@@ -186,7 +187,8 @@ bugs! {
     LogSyncRetried: P 10, "a failed sync of the log is tried again", Cluster,
         "journal::tests::what_a_failed_sync_left_in_memory_is_written_again";
     FullDiskFences: P 10, "a full disk fences the volume for ever", Node,
-        "store::tests::volume::a_volume_out_of_inodes_refuses_and_recovers";
+        "store::tests::volume::a_volume_out_of_inodes_refuses_and_recovers",
+        "disk-full" 3 "faults";
     UploadLeftBehind: P 11, "an upload that was given up leaves its file", Node,
         "store::tests::faults::an_upload_that_is_dropped_leaves_no_file_and_no_room_taken";
     MemoryUnbounded: P 11, "calls take memory that there is not", Node,

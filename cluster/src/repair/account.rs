@@ -1,7 +1,7 @@
 //! What members said that they hold, and what of it was compared already. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -93,6 +93,12 @@ impl Memo {
         self.pairs.retain(|(member, slot), _| {
             view.member(*member).is_some() && current.owners(*slot).any(|owner| owner == view.me())
         });
+    }
+
+    /// Has what was declined of these slots looked at again.
+    pub fn forget_declined_of(&mut self, slots: &BTreeSet<Slot>) {
+        self.pairs
+            .retain(|(_, slot), pair| !(pair.declined && slots.contains(slot)));
     }
 
     /// Has what was declined looked at again: leases do not show in summaries.

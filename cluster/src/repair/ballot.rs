@@ -91,7 +91,8 @@ pub struct Offer {
 }
 
 /// The slots this node holds blobs of and does not own, where every owner
-/// answers, and something has changed since they were offered last.
+/// answers, and which are not `told`: offered not long ago, when everybody held
+/// what they hold now.
 ///
 /// Offering to the owners that answer would let nothing be dropped, and tell
 /// them nothing: they compare with everybody by themselves.
@@ -100,7 +101,7 @@ pub fn offers(
     view: &View,
     own: &Account,
     accounts: &Accounts,
-    told: &BTreeMap<Slot, Seen>,
+    told: impl Fn(&Offer) -> bool,
 ) -> Vec<Offer> {
     let Some(current) = view.current() else {
         return Vec::new();
@@ -114,9 +115,13 @@ pub fn offers(
             continue;
         };
         let seen = [vec![(own.version.opened, ours)], theirs].concat();
-        if told.get(&slot) != Some(&seen) {
-            let blobs = ours.blobs;
-            found.push(Offer { slot, blobs, seen });
+        let offer = Offer {
+            slot,
+            blobs: ours.blobs,
+            seen,
+        };
+        if !told(&offer) {
+            found.push(offer);
         }
     }
     found

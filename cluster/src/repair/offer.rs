@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use super::{
     account::Accounts,
-    ballot::{self, Ballot, Offer},
+    ballot::{self, Ballot, Offer, Seen},
     fetch::within,
     plan,
-    worker::{Round, Worker},
+    worker::{LOOK_AGAIN, Round, Worker},
 };
 use crate::{
     Error, NodeId,
@@ -22,6 +22,30 @@ use crate::{
 /// Blobs in one offer: 768 KiB.
 const OFFER_BLOBS: usize = 16 << 10;
 
+/// What everybody held of a slot when some owner wanted its blobs, and when to
+/// offer them again if that stays so: a full owner that wants a blob may decline
+/// it later, when it has grown old, and no summary shows that.
+pub(super) struct Told {
+    seen: Seen,
+    wait: Duration,
+    again_at: Instant,
+}
+
+impl Told {
+    /// Waits twice as long as the last time, if nothing has changed since.
+    fn again(last: Option<Self>, seen: Seen, shortest: Duration) -> Self {
+        let wait = match last {
+            Some(last) if last.seen == seen => (2 * last.wait).min(LOOK_AGAIN),
+            _ => shortest,
+        };
+        Self {
+            seen,
+            wait,
+            again_at: Instant::now() + wait,
+        }
+    }
+}
+
 impl Worker {
     /// Offers the blobs held here to the owners of their slots, chunk by chunk,
     /// and drops those that all of them hold or decline.
@@ -33,7 +57,12 @@ impl Worker {
         let surplus: std::collections::BTreeSet<_> =
             ballot::surplus(view, &own).map(|(slot, _)| slot).collect();
         self.told.retain(|slot, _| surplus.contains(slot));
-        let offers = ballot::offers(view, &own, accounts, &self.told);
+        let now = Instant::now();
+        let told = |offer: &Offer| {
+            let told = self.told.get(&offer.slot);
+            told.is_some_and(|told| told.seen == offer.seen && now < told.again_at)
+        };
+        let offers = ballot::offers(view, &own, accounts, told);
         for chunk in plan::chunks(offers, |offer| u64::from(offer.blobs)) {
             if self.is_superseded(view) {
                 round.superseded = true;
@@ -91,13 +120,16 @@ impl Worker {
             self.progress.dropped(dropped, bytes);
             tracing::debug!(dropped, "owners hold what was held for them");
         }
-        // What some owner still wants is offered again when a summary changes;
-        // what was used meanwhile, at the next round, and so is all of this
-        // after a drop: the same copy may come again before that, and then
-        // everybody holds what they held now.
+        // What some owner still wants is offered again when a summary changes,
+        // or after a while; what was used meanwhile, at the next round, and so
+        // is all of this after a drop: the same copy may come again before that,
+        // and then everybody holds what they held now.
         if answered && needless.is_empty() {
-            self.told
-                .extend(chunk.into_iter().map(|offer| (offer.slot, offer.seen)));
+            for Offer { slot, seen, .. } in chunk {
+                let last = self.told.remove(&slot);
+                self.told
+                    .insert(slot, Told::again(last, seen, self.interval));
+            }
         }
         let rate = view.state().settings.repair_bytes_per_second;
         self.pace.rest(rate, 0, since.elapsed()).await;

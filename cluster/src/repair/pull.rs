@@ -79,6 +79,8 @@ impl Worker {
             let is_open = open.get(slot).is_some_and(|left| *left > 0);
             if is_open || !members.iter().all(|member| lists.contains_key(member)) {
                 short += 1;
+                // It is not put off when it is tried again.
+                self.differed.insert(*slot);
                 continue;
             }
             round.unsettled -= 1;

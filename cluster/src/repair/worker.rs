@@ -15,6 +15,7 @@ use super::{
     account::{Account, Accounts, Memo},
     fetch::within,
     inbox::{Inbox, News},
+    offer::Told,
     pace::Pace,
     plan::{self, Comparison},
     progress::Progress,
@@ -31,9 +32,10 @@ const ASKED_AT_ONCE: usize = 16;
 const RETRY: Duration = Duration::from_secs(1);
 /// Between looks while something moves.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
-/// What was declined, or is still wanted elsewhere, is looked at again after
-/// this even if no summary has changed: ages and leases do not show in them.
-const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
+/// What was declined is looked at again after this, and what is still wanted
+/// elsewhere at the latest, even if no summary has changed: ages and leases do
+/// not show in them.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 
 /// What came of a round.
 #[derive(Default)]
@@ -62,17 +64,17 @@ pub(super) struct Worker {
     pub(super) peers: Arc<dyn Peers>,
     consensus: Arc<dyn Consensus>,
     inbox: Inbox,
-    interval: Duration,
+    pub(super) interval: Duration,
     pub(super) pace: Pace,
     pub(super) progress: Arc<Progress>,
     /// The last account of each member, whether or not it answers now.
     known: Accounts,
     own: Option<Arc<Account>>,
     pub(super) memo: Memo,
-    /// What everybody held of a slot when its blobs were offered last.
-    pub(super) told: BTreeMap<Slot, super::ballot::Seen>,
-    /// Slots that were put off.
-    differed: BTreeSet<Slot>,
+    /// Slots whose blobs were offered, and some owner wants them.
+    pub(super) told: BTreeMap<Slot, Told>,
+    /// Slots that were put off, or could not be settled.
+    pub(super) differed: BTreeSet<Slot>,
     look_again_at: Instant,
 }
 
@@ -141,6 +143,8 @@ impl Worker {
         self.look_again(&view);
         let accounts = self.ask(&view, &mut round).await;
         let own = self.own();
+        // There may be room for what was declined.
+        self.memo.forget_declined_of(&news.urgent);
         let mut plan = plan::comparisons(&view, &own, &accounts, &self.memo);
         self.measure(&view, &own, &plan);
         if !news.woken {
@@ -172,7 +176,6 @@ impl Worker {
         if Instant::now() >= self.look_again_at {
             self.look_again_at = Instant::now() + LOOK_AGAIN;
             self.memo.forget_declined();
-            self.told.clear();
         }
     }
 

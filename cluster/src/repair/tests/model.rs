@@ -121,7 +121,7 @@ impl Model {
     fn drop_surplus(&mut self, me: NodeId) -> bool {
         let view = &self.views[&me];
         let own = account(&self.content[&me]);
-        let offers = ballot::offers(view, &own, &self.accounts(me), &BTreeMap::new());
+        let offers = ballot::offers(view, &own, &self.accounts(me), |_| false);
         let slots: BTreeSet<_> = offers.iter().map(|offer| offer.slot).collect();
         let blobs = self.content[&me]
             .iter()
@@ -261,15 +261,13 @@ fn an_owner_that_starts_again_is_offered_the_same_again() {
         Arc::new(account)
     };
     let mut accounts: Accounts = (1..=3).map(|id| (NodeId(id), opened(id))).collect();
-    let offers = ballot::offers(&view, &own, &accounts, &BTreeMap::new());
-    let told: BTreeMap<_, _> = offers
-        .iter()
-        .map(|offer| (offer.slot, offer.seen.clone()))
-        .collect();
+    let told = ballot::offers(&view, &own, &accounts, |_| false);
     assert_eq!(told.len(), 1);
-    assert_eq!(ballot::offers(&view, &own, &accounts, &told), []);
+    let not_told =
+        |accounts: &Accounts| ballot::offers(&view, &own, accounts, |offer| told.contains(offer));
+    assert_eq!(not_told(&accounts), []);
     accounts.insert(NodeId(2), opened(20));
-    let again = ballot::offers(&view, &own, &accounts, &told);
+    let again = not_told(&accounts);
     assert_eq!(again.len(), 1, "{again:?}");
 }
 

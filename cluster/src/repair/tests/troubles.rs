@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, INTERVAL, id};
 use crate::{
-    blob::BlobStore,
+    blob::{BlobStore, conformance::sample, put_bytes},
     peer::faulty_peers::{Faults, Verb},
     state::Command,
 };
@@ -72,6 +72,77 @@ async fn old_blobs_are_declined_once_and_dropped_where_they_are_not_owned() {
     cluster.join(4).await;
     cluster.settle().await;
     assert_eq!(cluster.store(4).digests(), []);
+}
+
+/// A cluster with one blob that two of its three owners have lost. A stranger
+/// has a copy that one of the two declines for its age, and the other has no
+/// room for.
+struct Undecided {
+    cluster: Cluster,
+    declining: u64,
+    full: u64,
+    stranger: u64,
+}
+
+impl Undecided {
+    async fn new() -> Self {
+        let cluster = Cluster::new(&["a", "b", "c", "a"], 4, 3, 2);
+        let content = sample(1, 1_000);
+        put_bytes(cluster.gateway(1), content.clone())
+            .await
+            .unwrap();
+        cluster.settle().await;
+        let (owners, strangers): (Vec<u64>, Vec<u64>) =
+            (1..=4).partition(|number| !cluster.store(*number).digests().is_empty());
+        let (declining, full, stranger) = (owners[0], owners[1], strangers[0]);
+        for number in 1..=4 {
+            cluster.store(number).set_idle(100);
+        }
+        cluster.store(declining).set_horizon(0);
+        cluster.store(full).set_limit(Some(0));
+        for owner in [declining, full] {
+            cluster.store(owner).clear();
+        }
+        put_bytes(cluster.store(stranger), content).await.unwrap();
+        tokio::time::sleep(INTERVAL * 5).await;
+        let trouble = cluster.report(full).trouble;
+        assert!(trouble.contains("full"), "{trouble}");
+        let undecided = Self {
+            cluster,
+            declining,
+            full,
+            stranger,
+        };
+        assert_eq!(undecided.copies(), [0, 0, 1]);
+        undecided
+    }
+
+    /// How many the two owners and the stranger hold.
+    fn copies(&self) -> [usize; 3] {
+        [self.declining, self.full, self.stranger]
+            .map(|number| self.cluster.store(number).digests().len())
+    }
+}
+
+/// Found by the scenarios: what had been declined was not fetched when it was
+/// wanted again, and its copies elsewhere stayed for an hour.
+#[tokio::test(start_paused = true)]
+async fn what_was_declined_is_fetched_when_there_is_room_and_it_is_offered() {
+    let undecided = Undecided::new().await;
+    let store = |number| undecided.cluster.store(number);
+    store(undecided.declining).set_horizon(u32::MAX);
+    store(undecided.full).set_horizon(0);
+    tokio::time::sleep(INTERVAL * 10).await;
+    assert_eq!(undecided.copies(), [1, 0, 0]);
+}
+
+/// What an owner wants it may decline by the time it would fetch it.
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_no_more_is_offered_again_and_given_up() {
+    let undecided = Undecided::new().await;
+    undecided.cluster.store(undecided.full).set_horizon(0);
+    tokio::time::sleep(INTERVAL * 10).await;
+    assert_eq!(undecided.copies(), [0, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
