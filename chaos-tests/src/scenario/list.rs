@@ -301,7 +301,7 @@ pub static SCENARIOS: &[Scenario] = &[
         "a volume is taken away under a running node"),
     scenario("disk-full", &[14], (THREE, BLOBS, ONE), turns!(2: ["disk-full"] 2500),
         "something else takes all space of a volume, and gives it back"),
-    scenario("inodes-full", &[14], (THREE, BLOBS, ONE), turns!(2: ["inodes-full"] 2000),
+    scenario("inodes-full", &[14], (THREE, LARGE, ONE), turns!(2: ["inodes-full"] 2000),
         "something else takes all inodes of a volume"),
     scenario("read-only", &[15], (THREE, BLOBS, ONE), turns!(2: ["read-only"] 2000),
         "a file system takes no more writes"),

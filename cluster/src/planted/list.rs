@@ -187,8 +187,7 @@ bugs! {
     LogSyncRetried: P 10, "a failed sync of the log is tried again", Cluster,
         "journal::tests::what_a_failed_sync_left_in_memory_is_written_again";
     FullDiskFences: P 10, "a full disk fences the volume for ever", Node,
-        "store::tests::volume::a_volume_out_of_inodes_refuses_and_recovers",
-        "disk-full" 3 "faults";
+        "store::tests::volume::a_volume_out_of_inodes_refuses_and_recovers";
     UploadLeftBehind: P 11, "an upload that was given up leaves its file", Node,
         "store::tests::faults::an_upload_that_is_dropped_leaves_no_file_and_no_room_taken";
     MemoryUnbounded: P 11, "calls take memory that there is not", Node,
