@@ -97,6 +97,9 @@ impl Memo {
 
     /// Has what was declined of these slots looked at again.
     pub fn forget_declined_of(&mut self, slots: &BTreeSet<Slot>) {
+        if slots.is_empty() {
+            return;
+        }
         self.pairs
             .retain(|(_, slot), pair| !(pair.declined && slots.contains(slot)));
     }

@@ -122,14 +122,8 @@ async fn after_an_absence_stand_ins_give_back_what_they_held() {
 /// scenarios: it stayed for an hour.
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_comes_again_is_given_up_again() {
-    let cluster = Cluster::new(&["a", "b", "c", "a"], 4, 3, 2);
-    let content = sample(1, 1_000);
-    put_bytes(cluster.gateway(1), content.clone())
-        .await
-        .unwrap();
-    cluster.settle().await;
-    let stranger = (1..=4).find(|number| cluster.store(*number).digests().is_empty());
-    let store = cluster.store(stranger.unwrap());
+    let (cluster, content, _, stranger) = Cluster::with_one_blob().await;
+    let store = cluster.store(stranger);
     for round in 0..3 {
         put_bytes(store, content.clone()).await.unwrap();
         let gone = async {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -138,6 +139,19 @@ impl Cluster {
     }
 
     /// Starts a node's process, anew if it runs.
+    /// Four settled nodes with one blob: its content, its owners, and the node
+    /// that does not own it.
+    pub(super) async fn with_one_blob() -> (Self, Bytes, Vec<u64>, u64) {
+        let cluster = Self::new(&["a", "b", "c", "a"], 4, 3, 2);
+        let content = sample(1, 1_000);
+        let put = put_bytes(cluster.gateway(1), content.clone()).await;
+        put.unwrap();
+        cluster.settle().await;
+        let (owners, strangers): (Vec<_>, Vec<_>) =
+            (1..=4).partition(|number| !cluster.store(*number).digests().is_empty());
+        (cluster, content, owners, strangers[0])
+    }
+
     pub(super) fn start(&mut self, number: u64) {
         let peers = Arc::new(self.peers.clone());
         self.start_with(number, peers);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, INTERVAL, id};
 use crate::{
-    blob::{BlobStore, conformance::sample, put_bytes},
+    blob::{BlobStore, put_bytes},
     peer::faulty_peers::{Faults, Verb},
     state::Command,
 };
@@ -86,15 +86,8 @@ struct Undecided {
 
 impl Undecided {
     async fn new() -> Self {
-        let cluster = Cluster::new(&["a", "b", "c", "a"], 4, 3, 2);
-        let content = sample(1, 1_000);
-        put_bytes(cluster.gateway(1), content.clone())
-            .await
-            .unwrap();
-        cluster.settle().await;
-        let (owners, strangers): (Vec<u64>, Vec<u64>) =
-            (1..=4).partition(|number| !cluster.store(*number).digests().is_empty());
-        let (declining, full, stranger) = (owners[0], owners[1], strangers[0]);
+        let (cluster, content, owners, stranger) = Cluster::with_one_blob().await;
+        let (declining, full) = (owners[0], owners[1]);
         for number in 1..=4 {
             cluster.store(number).set_idle(100);
         }
