@@ -1,6 +1,10 @@
 //! `chaos smoke`, and the command line of `chaos`.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::Command,
+};
 
 use weir_chaos_tests::{rig, run::Tally, scenario::SMOKE};
 
@@ -24,16 +28,17 @@ fn promises_hold_under_the_selection() {
     let (passed, said) = chaos(&[
         "smoke",
         "--at-once",
-        "2",
+        "3",
         "--minutes",
         "30",
         "--fetches-times",
-        "10",
+        "40",
         "--ledger",
         &ledger.display().to_string(),
     ]);
     assert!(passed, "{said}");
     let tally = Tally::load(Path::new(&ledger)).unwrap();
+    let _ = writeln!(io::stderr(), "{tally}");
     assert_eq!((tally.failed_runs, tally.violations), (0, 0), "{said}");
     assert!(tally.ref_operations > 0 && tally.reads > 0, "{said}");
     if rig::available().is_ok() {
