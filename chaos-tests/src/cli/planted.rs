@@ -152,6 +152,7 @@ mod tests {
         "availability",
         "bounds",
         "copies",
+        "leftovers",
         "logs",
         "faults",
         "honesty",

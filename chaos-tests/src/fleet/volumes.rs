@@ -1,6 +1,7 @@
-//! What is on the volumes of nodes that do not run, as `weir fsck` says.
+//! What is on the volumes of nodes that do not run: the blobs, as `weir fsck`
+//! says, and files that uploads left behind.
 
-use std::time::Duration;
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
@@ -10,6 +11,10 @@ use crate::load::content::Name;
 
 /// To read a volume to its end, with an unoptimised program.
 const READ_LIMIT: Duration = Duration::from_secs(120);
+
+/// Where uploads of large blobs lie until they have their names, below a data
+/// directory.
+const UNFINISHED: &str = "blobs/tmp";
 
 /// A row of `weir fsck --list --json`.
 #[derive(Deserialize)]
@@ -34,6 +39,21 @@ impl Fleet {
     pub fn blobs(&self, numbers: &[usize]) -> Result<Vec<Vec<Name>>> {
         let listings = self.read_volumes(numbers, &["--list", "--json"])?;
         listings.iter().map(|text| listed(text)).collect()
+    }
+
+    /// Files of uploads that were given up, on the volumes of these nodes. Those
+    /// who run, or were killed, may have some.
+    pub fn unfinished(&self, numbers: &[usize]) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for number in numbers {
+            let folder = self.node(*number).data_outside().join(UNFINISHED);
+            let read = || -> io::Result<Vec<PathBuf>> {
+                let entries = fs::read_dir(&folder)?;
+                entries.map(|entry| Ok(entry?.path())).collect()
+            };
+            files.extend(read().with_context(|| format!("cannot list {}", folder.display()))?);
+        }
+        Ok(files)
     }
 
     /// What `weir fsck` prints about each.

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
     load::content::Name,
     oracle::placement::{Owners, Place},
 };
+
+/// Files that an error lists.
+const LISTED: usize = 8;
 
 /// What a node may say at level ERROR when all end at once.
 const ENDING: [&str; 2] = ["raft stopped", "failed to receive from RaftCore"];
@@ -48,6 +51,21 @@ pub(super) fn check(fleet: &mut Fleet, promised: &[Name]) -> Result<usize> {
     let detail = json!({"blobs": all.len(), "stop_ms": took[0], "read_ms": took[1]});
     fleet.events().enter("copies counted", detail);
     copies
+}
+
+/// Insists that no upload left a file behind, after a [`check`].
+///
+/// Source: P11 (bounded): clients that go away in the middle would fill the
+/// volume of a node that runs for long.
+pub(super) fn nothing_is_left_behind(fleet: &Fleet) -> Result<()> {
+    let files = fleet.unfinished(&fleet.members())?;
+    let listed = &files[..files.len().min(LISTED)];
+    ensure!(
+        files.is_empty(),
+        "{} uploads left a file behind: {listed:?}",
+        files.len()
+    );
+    Ok(())
 }
 
 /// Texts of errors that the end of all nodes explains, beside those of a run.

@@ -187,6 +187,8 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
             Ok(blobs) => report.figures.blobs_in_place = blobs as u64,
             Err(error) => note(report, "copies", Err(error)),
         }
+        let left = at_rest::nothing_is_left_behind(fleet);
+        note(report, "leftovers", left);
         // Once more, with what nodes said at their end.
         let logs = logs::check(trial.dir(), &at_rest::explained(scenario.explained()));
         note(report, "logs at the end", logs.map(drop));

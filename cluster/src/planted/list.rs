@@ -189,7 +189,8 @@ bugs! {
     FullDiskFences: P 10, "a full disk fences the volume for ever", Node,
         "store::tests::volume::a_volume_out_of_inodes_refuses_and_recovers";
     UploadLeftBehind: P 11, "an upload that was given up leaves its file", Node,
-        "store::tests::faults::an_upload_that_is_dropped_leaves_no_file_and_no_room_taken";
+        "store::tests::faults::an_upload_that_is_dropped_leaves_no_file_and_no_room_taken",
+        "bad-clients" 1 "leftovers";
     MemoryUnbounded: P 11, "calls take memory that there is not", Node,
         "api::guard::request::tests::a_call_waits_for_memory_and_is_refused_in_the_end";
     ResentAppliedTwice: P 12, "a proposal that is sent again is applied again", Cluster,
