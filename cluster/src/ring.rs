@@ -67,6 +67,15 @@ impl Ring {
             seen: Vec::new(),
         }
     }
+
+    /// The last position whose walk is that of this one.
+    pub fn alike_until(&self, position: u64) -> u64 {
+        match self.points.get(&Position(position)) {
+            Some(vnode) if vnode.position >= position => vnode.position,
+            // The walk wraps.
+            _ => u64::MAX,
+        }
+    }
 }
 
 /// See [`Ring::walk`].
@@ -179,6 +188,27 @@ mod tests {
         for slice in 0..256 {
             assert_eq!(walked(&ahead, slice << 56), walked(&back, slice << 56));
         }
+    }
+
+    #[test]
+    fn walks_are_alike_up_to_a_vnode_and_no_further() {
+        let ring = Ring::new((1..=5).map(|id| (NodeId(id), 1)));
+        let mut position = 0;
+        let mut arcs = 0;
+        loop {
+            let until = ring.alike_until(position);
+            let here = walked(&ring, position);
+            assert_eq!(here, walked(&ring, until), "from {position:x}");
+            assert_eq!(until, ring.alike_until(until));
+            arcs += 1;
+            let Some(next) = until.checked_add(1) else {
+                break;
+            };
+            position = next;
+        }
+        // One for each vnode, and the way from the last one around.
+        assert_eq!(arcs, ring.points.len() + 1);
+        assert_eq!(Ring::new([]).alike_until(7), u64::MAX);
     }
 
     #[test]

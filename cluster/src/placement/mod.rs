@@ -20,8 +20,7 @@
 //! copies into one zone whenever a small zone is at its cap, and so trade
 //! survival of a zone (promise P2) for balance.
 
-use crate::planted::{self, Bug};
-
+mod choose;
 pub mod loss;
 pub mod preview;
 #[cfg(test)]
@@ -78,13 +77,6 @@ struct Place {
     weight: u32,
 }
 
-/// How much two nodes must differ to hold copies of one slot; strictest first.
-const SPREADS: [fn(&Place, &Place) -> bool; 3] = [
-    |a, b| a.zone != b.zone,
-    |a, b| a.host != b.host,
-    |a, b| a.id != b.id,
-];
-
 impl Placement {
     /// Computes the table: some milliseconds for ten nodes.
     #[must_use]
@@ -97,20 +89,12 @@ impl Placement {
         let mut placement = Self {
             epoch: plan.epoch,
             width,
-            table: Vec::with_capacity(width * SLOTS),
+            table: Vec::new(),
             nodes,
             zones,
             ring,
         };
-        let caps = placement.caps();
-        let mut held = vec![0; placement.nodes.len()];
-        for slot in Slot::all() {
-            let owners = placement.choose(slot, &held, &caps);
-            for number in &owners {
-                held[usize::from(*number)] += 1;
-            }
-            placement.table.extend(owners);
-        }
+        placement.table = placement.choose_all();
         placement
     }
 
@@ -200,10 +184,8 @@ impl Placement {
 
     /// Numbers of all nodes in ring order from the beginning of a slot.
     fn walk(&self, slot: Slot) -> impl Iterator<Item = u16> + '_ {
-        // A slot is the first 14 bits of the hash, a position the first 64.
-        let position = (slot.index() as u64) << (u64::BITS - SLOTS.ilog2());
         self.ring
-            .walk(position)
+            .walk(beginning(slot))
             .filter_map(|node| self.number_of(node).map(|number| number as u16))
     }
 
@@ -254,37 +236,12 @@ impl Placement {
         }
         fair
     }
+}
 
-    /// The owners of one slot: for each copy the first node on the walk that
-    /// keeps the strictest spread still possible, with room if any such has.
-    fn choose(&self, slot: Slot, held: &[u64], caps: &[u64]) -> Vec<u16> {
-        let mut walk = self.walk(slot);
-        let mut order: Vec<u16> = Vec::new();
-        let mut owners: Vec<u16> = Vec::with_capacity(self.width);
-        for _ in 0..self.width {
-            let found = SPREADS.iter().find_map(|differ| {
-                let fits = |number: u16| {
-                    let node = &self.nodes[usize::from(number)];
-                    owners.iter().all(|owner| {
-                        let owner = &self.nodes[usize::from(*owner)];
-                        let any_zone = planted::is(Bug::ZonesIgnored) && node.id != owner.id;
-                        any_zone || differ(node, owner)
-                    })
-                };
-                let roomy = |number: u16| held[usize::from(number)] < caps[usize::from(number)];
-                let known = order.iter().copied().find(|n| fits(*n) && roomy(*n));
-                known
-                    .or_else(|| {
-                        walk.by_ref()
-                            .inspect(|number| order.push(*number))
-                            .find(|number| fits(*number) && roomy(*number))
-                    })
-                    .or_else(|| order.iter().copied().find(|number| fits(*number)))
-            });
-            owners.extend(found);
-        }
-        owners
-    }
+/// Where a slot begins on the ring: a slot is the first 14 bits of a hash, a
+/// position the first 64.
+fn beginning(slot: Slot) -> u64 {
+    (slot.index() as u64) << (u64::BITS - SLOTS.ilog2())
 }
 
 /// Gives nodes, zones and hosts their numbers.
