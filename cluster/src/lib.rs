@@ -30,6 +30,11 @@ mod simulation;
 pub mod state;
 pub mod words;
 
+/// The one that nodes have: the simulation allocates all the time.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub use words::{
     digest::{Digest, DigestFunction},
     error::Error,

@@ -48,6 +48,7 @@ impl Placement {
         held: &[u64],
         caps: &[u64],
     ) -> Vec<u16> {
+        let any_zone = planted::is(Bug::ZonesIgnored);
         let mut owners: Vec<u16> = Vec::with_capacity(self.width);
         for _ in 0..self.width {
             let found = SPREADS.iter().find_map(|differ| {
@@ -55,8 +56,7 @@ impl Placement {
                     let node = &self.nodes[usize::from(number)];
                     owners.iter().all(|owner| {
                         let owner = &self.nodes[usize::from(*owner)];
-                        let any_zone = planted::is(Bug::ZonesIgnored) && node.id != owner.id;
-                        any_zone || differ(node, owner)
+                        differ(node, owner) || (any_zone && node.id != owner.id)
                     })
                 };
                 let roomy = |number: u16| held[usize::from(number)] < caps[usize::from(number)];

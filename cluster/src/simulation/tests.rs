@@ -11,7 +11,7 @@ use std::{
 use super::{Outcome, older_copy, power_cuts, run};
 use crate::planted;
 
-/// How many seeds.
+/// How many seeds, from 0 on, or from one to before another: `1000..2000`.
 const SEEDS_VARIABLE: &str = "WEIR_SEEDS";
 /// One seed, whose trace is printed if it fails.
 const SEED_VARIABLE: &str = "WEIR_SEED";
@@ -32,6 +32,15 @@ fn number(variable: &str) -> Option<u64> {
         text.parse()
             .unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
     )
+}
+
+/// The seeds that [`SEEDS_VARIABLE`] names.
+fn seeds() -> std::ops::Range<u64> {
+    let text = std::env::var(SEEDS_VARIABLE).unwrap_or_default();
+    match text.split_once("..").map(|(a, b)| (a.parse(), b.parse())) {
+        Some((Ok(from), Ok(to))) => from..to,
+        _ => 0..number(SEEDS_VARIABLE).unwrap_or(SEEDS),
+    }
 }
 
 fn complaint(seed: u64, outcome: &Outcome) -> Option<String> {
@@ -66,15 +75,18 @@ fn seeds_of_faults_break_no_promise() {
         assert_eq!(complaint(seed, &outcome), None);
         return;
     }
-    let seeds = number(SEEDS_VARIABLE).unwrap_or(SEEDS);
+    let range = seeds();
     let begun = Instant::now();
-    let (next, failed) = (AtomicU64::new(0), std::sync::Mutex::new(Vec::new()));
+    let (next, failed) = (
+        AtomicU64::new(range.start),
+        std::sync::Mutex::new(Vec::new()),
+    );
     let total = std::sync::Mutex::new((Duration::ZERO, 0, 0, 0, 0));
     // One that finds what is planted is enough.
     let is_planted = std::env::var_os(planted::VARIABLE).is_some();
     let work = || loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= seeds || (is_planted && !failed.lock().unwrap().is_empty()) {
+        if seed >= range.end || (is_planted && !failed.lock().unwrap().is_empty()) {
             return;
         }
         let outcome = run(seed);
@@ -97,6 +109,7 @@ fn seeds_of_faults_break_no_promise() {
     });
     let (simulated, messages, answers, faults, refs) = total.into_inner().unwrap();
     let took = begun.elapsed();
+    let seeds = range.end.saturating_sub(range.start);
     eprintln!(
         "{seeds} seeds: {:.0} s simulated in {:.1} s ({:.0} times), {messages} messages, \
          {answers} answers, {refs} of refs judged, {faults} faults",
