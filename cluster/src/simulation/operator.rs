@@ -105,9 +105,11 @@ async fn leave(cluster: &Cluster, stop: &CancellationToken) {
     }
     let drained = || {
         let state = cluster.state();
+        // After a power cut of all, nobody has applied anything yet.
+        let is_known = state.members.contains_key(&id);
         let owns = state.epochs.iter().any(|plan| plan.nodes.contains_key(&id));
         let store = &cluster.nodes()[&number].identity.store;
-        stop.is_cancelled() || (!owns && store.digests().is_empty())
+        stop.is_cancelled() || (is_known && !owns && store.digests().is_empty())
     };
     let done = within(DRAIN_PATIENCE, drained).await && !stop.is_cancelled();
     let command = match done {
