@@ -138,7 +138,6 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a node's process, anew if it runs.
     /// Four settled nodes with one blob: its content, its owners, and the node
     /// that does not own it.
     pub(super) async fn with_one_blob() -> (Self, Bytes, Vec<u64>, u64) {
@@ -152,6 +151,7 @@ impl Cluster {
         (cluster, content, owners, strangers[0])
     }
 
+    /// Starts a node's process, anew if it runs.
     pub(super) fn start(&mut self, number: u64) {
         let peers = Arc::new(self.peers.clone());
         self.start_with(number, peers);
