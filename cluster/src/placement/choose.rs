@@ -20,24 +20,28 @@ impl Placement {
         let caps = self.caps();
         let mut held = vec![0; self.nodes.len()];
         let mut table = Vec::with_capacity(self.width * SLOTS);
-        // Most slots begin between the same two vnodes as the one before, and so
-        // have its walk.
-        let mut walked = None;
+        let mut walked = self.walked(0);
         for slot in Slot::all() {
-            let (_, order) = match walked.take() {
-                Some((until, order)) if beginning(slot) <= until => walked.insert((until, order)),
-                _ => walked.insert((
-                    self.ring.alike_until(beginning(slot)),
-                    Walked::new(self.walk(slot)),
-                )),
-            };
-            let owners = self.choose(order, &held, &caps);
+            // Most slots begin between the same two vnodes as the one before.
+            if beginning(slot) > walked.until {
+                walked = self.walked(beginning(slot));
+            }
+            let owners = self.choose(&mut walked, &held, &caps);
             for number in &owners {
                 held[usize::from(*number)] += 1;
             }
             table.extend(owners);
         }
         table
+    }
+
+    /// The walk from a position, which others share.
+    fn walked(&self, position: u64) -> Walked<impl Iterator<Item = u16>> {
+        Walked {
+            until: self.ring.alike_until(position),
+            order: Vec::new(),
+            rest: self.walk(position),
+        }
     }
 
     /// The owners of one slot: for each copy the first node on the walk that
@@ -73,18 +77,13 @@ impl Placement {
 
 /// A walk that remembers where it has been.
 struct Walked<W> {
+    /// The last position whose walk it is.
+    until: u64,
     order: Vec<u16>,
     rest: W,
 }
 
 impl<W: Iterator<Item = u16>> Walked<W> {
-    fn new(walk: W) -> Self {
-        Self {
-            order: Vec::new(),
-            rest: walk,
-        }
-    }
-
     /// The first one that fits, from the beginning of the walk.
     fn find(&mut self, fits: impl Fn(u16) -> bool) -> Option<u16> {
         let known = self.order.iter().copied().find(|number| fits(*number));

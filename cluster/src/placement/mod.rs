@@ -124,7 +124,7 @@ impl Placement {
     pub fn stand_ins(&self, slot: Slot) -> Vec<NodeId> {
         let owners = self.owner_numbers(slot);
         let mut rest: Vec<u16> = self
-            .walk(slot)
+            .walk(beginning(slot))
             .filter(|number| !owners.contains(number))
             .collect();
         let zone_of = |number: u16| self.nodes[usize::from(number)].zone;
@@ -182,10 +182,10 @@ impl Placement {
         &self.table[slot.index() * self.width..][..self.width]
     }
 
-    /// Numbers of all nodes in ring order from the beginning of a slot.
-    fn walk(&self, slot: Slot) -> impl Iterator<Item = u16> + '_ {
+    /// Numbers of all nodes in ring order from a position.
+    fn walk(&self, position: u64) -> impl Iterator<Item = u16> + '_ {
         self.ring
-            .walk(beginning(slot))
+            .walk(position)
             .filter_map(|node| self.number_of(node).map(|number| number as u16))
     }
 
