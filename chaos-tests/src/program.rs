@@ -19,10 +19,11 @@ const BUILD_LIMIT: Duration = Duration::from_secs(900);
 /// The path of `weir`, built from the sources as they are now.
 ///
 /// `cargo test` of the whole workspace builds the program by itself, with the
-/// features that the tests use; a second `cargo build` would compile half of
-/// the dependencies again with other features. So cargo is called only when
-/// the program's own list of sources (the `.d` file beside it) says that it
-/// is stale, once in a test process.
+/// features that the tests use; a `cargo build` of it alone would compile half
+/// of the dependencies again with other features. So cargo is called only when
+/// the program's own list of sources (the `.d` file beside it) does not say that
+/// it is fresh, once in a process. `cargo test` writes no such list: tests have
+/// cargo build all that it builds, which is nothing then, and the list.
 pub fn weir(trial: &Trial) -> Result<PathBuf> {
     static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     FOUND
@@ -60,6 +61,12 @@ fn profile_dir() -> Result<PathBuf> {
         .to_owned())
 }
 
+/// Whether this is a test of cargo's, and not `chaos`.
+fn is_test() -> Result<bool> {
+    let me = env::current_exe()?;
+    Ok(me.parent().is_some_and(|dir| dir.ends_with("deps")))
+}
+
 fn find_or_build(trial: &Trial) -> Result<PathBuf> {
     let profile_dir = profile_dir()?;
     let weir = profile_dir.join("weir");
@@ -75,17 +82,15 @@ fn find_or_build(trial: &Trial) -> Result<PathBuf> {
         Some(name) => name,
         None => bail!("{} names no profile", profile_dir.display()),
     };
+    let what: &[&str] = match is_test()? {
+        true => &["--workspace", "--bins", "--tests"],
+        false => &["--package", "weir-node", "--bin", "weir"],
+    };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args([
-            "build",
-            "--package",
-            "weir-node",
-            "--bin",
-            "weir",
-            "--profile",
-            profile,
-        ])
+        .arg("build")
+        .args(what)
+        .args(["--profile", profile])
         .arg("--manifest-path")
         .arg(root.join("Cargo.toml"))
         .arg("--target-dir")

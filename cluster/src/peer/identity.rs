@@ -123,7 +123,8 @@ impl Removal {
     }
 }
 
-fn value<T: FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
+/// What a header says, if it is there and can be read.
+pub(crate) fn value<T: FromStr>(metadata: &MetadataMap, key: &str) -> Option<T> {
     metadata.get(key)?.to_str().ok()?.parse().ok()
 }
 

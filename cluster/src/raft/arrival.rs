@@ -31,13 +31,12 @@ use std::{
 };
 
 use futures::future::join_all;
-use openraft::{
-    RaftLogReader, ServerState, async_runtime::WatchReceiver, storage::RaftLogStorage,
-    type_config::TypeConfigExt,
-};
+use openraft::{RaftLogReader, ServerState, async_runtime::WatchReceiver, storage::RaftLogStorage};
 use tokio::time::{Instant, sleep};
 
-use super::{Raft, RaftConsensus, state_machine::StateMachine, types::TypeConfig};
+use super::{
+    Raft, RaftConsensus, heard::quorum_age, state_machine::StateMachine, types::TypeConfig,
+};
 use crate::{
     NodeId,
     membership::{self, Leading},
@@ -219,19 +218,10 @@ impl RaftConsensus {
         if metrics.state != ServerState::Leader {
             return None;
         }
-        let alone = metrics
-            .membership_config
-            .membership()
-            .voter_ids()
-            .eq([self.me.0]);
-        let now = TypeConfig::now();
-        let lately = metrics.last_quorum_acked.is_some_and(|at| {
-            let since = openraft::Instant::saturating_duration_since(&now, *at);
-            since < self.election_min
-        });
+        let lately = quorum_age(&metrics).is_some_and(|age| age < self.election_min);
         // Only then all that was agreed before its term is applied here.
         let term = metrics.last_applied.map(|last| last.leader_id.term);
-        if !(alone || lately) || term != Some(metrics.current_term) {
+        if !lately || term != Some(metrics.current_term) {
             return None;
         }
         let matched = metrics.replication.as_ref()?.get(&node.0);

@@ -78,6 +78,10 @@ impl RaftConfig {
             max_in_snapshot_log_to_keep: self.snapshot_entries / 10,
             // A node that comes back must not unseat a leader that others hear.
             enable_pre_vote: Some(true),
+            // A leader that others hear and that hears no majority would keep
+            // them from electing another: it falls silent for as long as a lease
+            // and an election take, now and then.
+            quorum_loss_probe_interval: Some(2 * self.election_max_ms),
             // A log that has become shorter passes the check-in only where no
             // leader knew better. Then the leader sends it again what it lacks;
             // the alternative, to stop the leader, harms the others too.

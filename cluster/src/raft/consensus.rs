@@ -38,6 +38,7 @@ use super::{
     arrival::{is_new, knows_nobody},
     batches::{self, Pending},
     gate::{Gate, Stranger},
+    heard::Heard,
     leader,
     network::{Network, Nodes},
     rounds,
@@ -64,6 +65,11 @@ pub(super) const PROPOSAL_BYTES: usize = 4 << 20;
 /// How long one message to the leader may take. Less than the patience of
 /// callers, so that a leader that is silent is not waited for alone.
 pub(super) const LEADER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// So many of the longest election timeouts after a majority answered it last, a
+/// leader is told of no more: if there is a majority, it has had the time to
+/// elect another.
+const FOLLOWED_TIMEOUTS: u64 = 2;
 
 /// How long a leader that stops waits for another to take over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
@@ -109,6 +115,9 @@ pub struct RaftConsensus {
     pub(super) removal: Removal,
     /// No node is elected within so long of an answer to the leader before it.
     pub(super) election_min: Duration,
+    heard: Heard,
+    /// A leader that no majority has followed for so long is told of no more.
+    followed_limit: Duration,
     proposals: mpsc::Sender<Pending>,
     barriers: mpsc::Sender<Waiter<()>>,
     /// Taken when Raft stops. A std mutex: held for one `take`.
@@ -206,6 +215,7 @@ impl RaftConsensus {
             ..
         } = setup;
         let election_min = Duration::from_millis(config.election_min_ms);
+        let followed_limit = Duration::from_millis(FOLLOWED_TIMEOUTS * config.election_max_ms);
         let snapshots = machine.snapshots().clone();
         let gate = Gate::default();
         let nodes = Nodes {
@@ -232,6 +242,7 @@ impl RaftConsensus {
         )
         .await
         .map_err(Box::new)?;
+        network.speak_for(raft.metrics());
         if is_new || knows_nobody(&raft, &machine, me) {
             gate.open();
         }
@@ -247,6 +258,8 @@ impl RaftConsensus {
             stranger: Stranger::default(),
             removal,
             election_min,
+            heard: Heard::default(),
+            followed_limit,
             proposals,
             barriers,
             runtime: Mutex::default(),
@@ -266,6 +279,7 @@ impl RaftConsensus {
             state: self.machine.state(),
             gate: self.gate.clone(),
             stranger: self.stranger.clone(),
+            heard: self.heard.clone(),
             snapshots: self.machine.snapshots().clone(),
         };
         service.into_server()
@@ -383,7 +397,8 @@ impl RaftConsensus {
             .await;
     }
 
-    /// The leader, as far as it is known here.
+    /// The leader that was known here last: whom to ask, whether or not a majority
+    /// follows it still.
     pub(super) fn leader(&self) -> Option<u64> {
         leader_of(&self.raft.metrics().borrow_watched())
     }
@@ -471,7 +486,7 @@ impl Consensus for RaftConsensus {
         let metrics = self.metrics();
         let membership = metrics.membership_config.membership();
         Roles {
-            leader: leader_of(&metrics).map(NodeId),
+            leader: self.heard.followed(&metrics, self.followed_limit),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
             term: metrics.current_term,
@@ -480,7 +495,7 @@ impl Consensus for RaftConsensus {
     }
 }
 
-/// The leader that a node knows; none if its own part in Raft has broken off,
+/// The leader that a node knew last; none if its own part in Raft has broken off,
 /// since what it knew last says nothing any more.
 fn leader_of(metrics: &openraft::RaftMetrics<TypeConfig>) -> Option<u64> {
     match &metrics.running_state {

@@ -9,6 +9,7 @@ mod config;
 mod consensus;
 mod forms;
 mod gate;
+mod heard;
 mod leader;
 mod log_store;
 mod mark;
@@ -75,6 +76,8 @@ pub trait Consensus: Send + Sync + 'static {
 /// A look at Raft from one node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Roles {
+    /// None while no leader is heard of that a majority follows: nothing can be
+    /// agreed through this node.
     pub leader: Option<crate::NodeId>,
     pub voters: Vec<crate::NodeId>,
     pub learners: Vec<crate::NodeId>,

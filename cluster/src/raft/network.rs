@@ -15,13 +15,15 @@ use std::{
     collections::HashMap,
     future::Future,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use futures::{FutureExt, future::Either};
 use openraft::{
     RaftNetworkFactory, RaftNetworkV2,
+    alias::WatchReceiverOf,
+    async_runtime::WatchReceiver,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
     raft::{
@@ -42,6 +44,7 @@ use weir_proto::cluster::{
 use super::{
     forms::{ForwardAnswer, ReadIndexAnswer, TransferForm},
     gate::Gate,
+    heard,
     snapshot::Snapshots,
     types::{Proposal, RaftNode, Snapshot, SnapshotFile, TypeConfig, Vote},
     wire::{self, Wire},
@@ -96,7 +99,11 @@ struct Shared {
     nodes: Nodes,
     /// A std mutex: held for map operations only, never across an await.
     links: Mutex<HashMap<u64, Arc<Link>>>,
+    /// What Raft says of itself, once it runs.
+    metrics: OnceLock<Metrics>,
 }
+
+type Metrics = WatchReceiverOf<TypeConfig, openraft::RaftMetrics<TypeConfig>>;
 
 /// Calls to one node.
 pub(super) struct Peer {
@@ -110,10 +117,20 @@ type RpcError = RPCError<TypeConfig>;
 
 impl Network {
     pub(super) fn new(nodes: Nodes) -> Self {
-        let links = Mutex::default();
+        let shared = Shared {
+            nodes,
+            links: Mutex::default(),
+            metrics: OnceLock::new(),
+        };
         Self {
-            shared: Arc::new(Shared { nodes, links }),
+            shared: Arc::new(shared),
         }
+    }
+
+    /// Has a leader's messages say whether a majority follows it.
+    pub(super) fn speak_for(&self, metrics: Metrics) {
+        // Set once, where Raft is started.
+        let _ = self.shared.metrics.set(metrics);
     }
 
     /// Asks what a node knows of this one, which has just started. The one
@@ -317,8 +334,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        self.call(&request, APPEND_DEADLINE, |mut peer, message| async move {
-            peer.append_entries(message).await
+        let metrics = self.network.shared.metrics.get();
+        self.call(&request, APPEND_DEADLINE, |mut peer, mut message| {
+            if let Some(metrics) = metrics {
+                heard::say(&mut message, &metrics.borrow_watched());
+            }
+            async move { peer.append_entries(message).await }
         })
         .await
     }

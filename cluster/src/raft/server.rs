@@ -26,6 +26,7 @@ use super::{
     Raft,
     forms::{ForwardAnswer, Forwarded, ReadIndexAnswer, TransferForm},
     gate::{Gate, Stranger},
+    heard::Heard,
     network::{MESSAGE_LIMIT_BYTES, SnapshotHead},
     snapshot::Snapshots,
     types::{LogId, Proposal, TypeConfig, Vote},
@@ -49,6 +50,7 @@ pub struct Service {
     pub(super) state: watch::Receiver<Arc<ClusterState>>,
     pub(super) gate: Gate,
     pub(super) stranger: Stranger,
+    pub(super) heard: Heard,
     pub(super) snapshots: Snapshots,
 }
 
@@ -144,7 +146,9 @@ impl RaftApi for Service {
     }
 
     async fn append_entries(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        let metadata = request.metadata().clone();
         let request: AppendEntriesRequest<TypeConfig> = self.read_from_voter(request)?;
+        self.heard.note(&request.vote, &metadata);
         answer(&self.raft.append_entries(request).await.map_err(stopped)?)
     }
 

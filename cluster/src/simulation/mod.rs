@@ -25,6 +25,7 @@ mod line;
 mod network;
 mod node;
 mod operator;
+mod sight;
 mod tests;
 mod world;
 

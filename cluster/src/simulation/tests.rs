@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Outcome, older_copy, power_cuts, run};
+use super::{
+    Outcome, older_copy, power_cuts, run,
+    sight::{leader_in_the_way, minority},
+};
 use crate::planted;
 
 /// How many seeds, from 0 on, or from one to before another: `1000..2000`.
@@ -143,6 +146,22 @@ fn power_cuts_of_all_nodes_lose_nothing() {
 fn an_older_copy_never_takes_part() {
     for seed in 0..2 {
         assert_eq!(complaint(seed, &older_copy(seed)), None);
+    }
+}
+
+/// P12: a leader is told of where something can be agreed, and nowhere else.
+#[test]
+fn a_minority_tells_of_no_leader() {
+    for seed in 0..4 {
+        assert_eq!(complaint(seed, &minority(seed)), None);
+    }
+}
+
+/// P4: a leader that no majority answers does not keep others from being elected.
+#[test]
+fn a_leader_that_hears_nobody_makes_way() {
+    for seed in 0..4 {
+        assert_eq!(complaint(seed, &leader_in_the_way(seed)), None);
     }
 }
 
