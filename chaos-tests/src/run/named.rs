@@ -39,8 +39,7 @@ enum Said {
     Down,
 }
 
-/// What is said of whom a fault hits. A volume without inodes is not in it: it
-/// takes small blobs as long as there is room in its segments.
+/// What is said of whom a fault hits.
 const TABLE: &[(&str, Said)] = &[
     ("kill", Said::Down),
     ("kill-leader", Said::Down),
@@ -64,6 +63,7 @@ const TABLE: &[(&str, Said)] = &[
     ("write-errors", Said::Fenced),
     ("sync-errors", Said::Fenced),
     ("disk-full", Said::Full),
+    ("inodes-full", Said::Full),
 ];
 
 /// Those of the table that leave whom they hit running, in no majority.

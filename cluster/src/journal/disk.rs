@@ -53,6 +53,10 @@ pub trait Disk: Send + Sync + 'static {
     /// Bytes that may still be written to the underlying volume.
     fn free_bytes(&self) -> io::Result<u64>;
 
+    /// Files that may still be created on the underlying volume, whatever room
+    /// there is for their bytes; [`u64::MAX`] where it sets no limit.
+    fn free_files(&self) -> io::Result<u64>;
+
     /// Gives up a part of room that was kept back for when the volume is full;
     /// whether there was any.
     fn give_up_reserve(&self) -> bool {
@@ -277,6 +281,15 @@ impl Disk for RealDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(self.folder()?)?;
         Ok(stat.f_bavail * stat.f_frsize)
+    }
+
+    fn free_files(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(self.folder()?)?;
+        // File systems that make inodes as they are needed know of none.
+        Ok(match stat.f_files {
+            0 => u64::MAX,
+            _ => stat.f_favail,
+        })
     }
 
     fn check_root(&self) -> io::Result<()> {

@@ -186,8 +186,13 @@ impl Recovery<'_> {
     fn finish(self) -> Result<Recovered, JournalError> {
         let io = |doing, file, error| self.io(doing, file, error);
         let Some(last) = &self.last else {
-            let (file, tail) = tail::create_segment(self.disk, self.config, 1, 0, &self.marks)
-                .map_err(|error| io("create", segment::path(self.dir, 1), error))?;
+            let path = segment::path(self.dir, 1);
+            let created = self.disk.create(&path).and_then(|file| {
+                let (config, marks) = (self.config, &self.marks);
+                let tail = tail::begin_segment(self.disk, &*file, config, 1, 0, marks)?;
+                Ok((file, tail))
+            });
+            let (file, tail) = created.map_err(|error| io("create", path, error))?;
             return Ok(Recovered {
                 segments: BTreeMap::from([(1, file)]),
                 marks: self.marks,

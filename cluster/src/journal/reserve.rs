@@ -192,7 +192,15 @@ impl Disk for ReservedDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let created = self.reserve.make_room(|| self.reserve.disk.create(path));
+        let disk = &self.reserve.disk;
+        let created = match patiently(|| disk.create(path)) {
+            // It is a file that there is no room for, and not its bytes.
+            Err(error) if is_full(&error) && disk.free_files().is_ok_and(|files| files == 0) => {
+                Err(error)
+            }
+            Err(error) if is_full(&error) => self.reserve.make_room(|| disk.create(path)),
+            created => created,
+        };
         created.map(|file| self.file(file))
     }
 
@@ -220,6 +228,10 @@ impl Disk for ReservedDisk {
 
     fn free_bytes(&self) -> io::Result<u64> {
         self.reserve.disk.free_bytes()
+    }
+
+    fn free_files(&self) -> io::Result<u64> {
+        self.reserve.disk.free_files()
     }
 
     fn give_up_reserve(&self) -> bool {
@@ -342,6 +354,16 @@ mod tests {
         });
         assert!(failed.is_err());
         assert_eq!(tries.get(), 1);
+    }
+
+    #[test]
+    fn nothing_is_given_up_for_a_file_that_has_no_inode() {
+        let disk = SimDisk::new();
+        let reserved = ReservedDisk::open(Arc::new(disk.clone()), WHOLE).unwrap();
+        disk.set_files_max(0);
+        let created = reserved.create(Path::new("another"));
+        assert!(created.is_err_and(|error| is_full(&error)));
+        assert_eq!(reserved.lacking(), 0);
     }
 
     #[tokio::test]

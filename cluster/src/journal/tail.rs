@@ -5,14 +5,13 @@ use std::{
     io::{self, IoSlice},
     num::NonZeroU8,
     path::Path,
-    sync::Arc,
 };
 
 use super::{
     JournalConfig, Record,
     disk::{Disk, DiskFile},
     record,
-    segment::{self, Header},
+    segment::Header,
 };
 
 /// How far ahead of the records a segment is filled with zeros. Every so many
@@ -61,14 +60,16 @@ impl Tail {
     }
 }
 
-/// Begins a segment: when this returns it is durable, with the marks at its head.
-pub(super) fn create_segment(
+/// Begins a segment in a new file: when this returns it is durable, with the
+/// marks at its head.
+pub(super) fn begin_segment(
     disk: &dyn Disk,
+    file: &dyn DiskFile,
     config: &JournalConfig,
     sequence: u64,
     previous_end: u64,
     marks: &Marks,
-) -> io::Result<(Arc<dyn DiskFile>, Tail)> {
+) -> io::Result<Tail> {
     let header = Header {
         sequence,
         previous_end,
@@ -83,12 +84,11 @@ pub(super) fn create_segment(
         head_end: head.len() as u64,
         segment_bytes: config.segment_bytes,
     };
-    let file = disk.create(&segment::path(&config.dir, sequence))?;
-    tail.write(&*file, &[IoSlice::new(&head)], head.len() as u64)?;
+    tail.write(file, &[IoSlice::new(&head)], head.len() as u64)?;
     tail.end = tail.head_end;
     file.sync()?;
     disk.sync_dir(&config.dir)?;
-    Ok((file, tail))
+    Ok(tail)
 }
 
 /// The marks as records that begin at `offset`, in a batch that began at `batch`.

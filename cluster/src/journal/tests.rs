@@ -168,6 +168,37 @@ async fn segments_roll_repeat_marks_and_are_removed_whole() {
     assert!(plain(&read).ends_with(&[vec![39; 100], vec![9; 5000]]));
 }
 
+/// P10: Raft goes on on a disk that has room for bytes and for no other file.
+#[tokio::test]
+async fn without_room_for_another_file_the_last_one_goes_on() {
+    const SEGMENT: u64 = 1 << 20;
+    let disk = SimDisk::new();
+    let (journal, _) = open(&disk, SEGMENT).unwrap();
+    let mut expected = Vec::new();
+    let mut fill = async |count: usize| {
+        for _ in 0..count {
+            let payload = vec![expected.len() as u8; 100_000];
+            append(&journal, vec![record(1, payload.clone())])
+                .await
+                .unwrap();
+            expected.push(payload);
+        }
+    };
+    fill(5).await;
+    let before = segments(&disk);
+    disk.set_files_max(0);
+    // Past the attempt to begin a segment and the next.
+    fill(60).await;
+    assert_eq!(segments(&disk), before);
+    disk.set_files_max(usize::MAX);
+    fill(60).await;
+    let after = segments(&disk).len();
+    assert!(after >= before.len() + 2, "{after} segments");
+    drop(journal);
+    let (_, read) = open(&disk, SEGMENT).unwrap();
+    assert!(plain(&read) == expected, "records are lost");
+}
+
 #[tokio::test]
 async fn the_first_error_fences_for_good() {
     let faults: [fn(&SimDisk); 3] = [

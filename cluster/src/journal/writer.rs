@@ -9,11 +9,11 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
-    Done, JournalError, Position, Record, Shared,
-    disk::DiskFile,
+    Done, JournalError, MAX_SEGMENT_BYTES, Position, Record, Shared,
+    disk::{DiskFile, is_full},
     record::{self, ALIGNMENT},
     segment,
-    tail::{Marks, Tail, ZEROS, create_segment},
+    tail::{Marks, Tail, ZEROS, begin_segment},
 };
 #[cfg(all(test, tokio_unstable))]
 use crate::outside;
@@ -22,6 +22,10 @@ use crate::planted::{self, Bug};
 /// A batch is written when it has this many bytes, so that the first to wait
 /// is not held up for long.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// So much more goes into a segment that cannot be followed by another, before
+/// that is tried again.
+const OVERLONG_BYTES: u64 = 4 << 20;
 
 /// Commands taken from the queue at once.
 const COMMANDS_AT_ONCE: usize = 1024;
@@ -52,11 +56,14 @@ pub(super) struct Writer {
     tail: Tail,
     marks: Marks,
     batch: Batch,
+    /// The segment goes on until it has so many bytes.
+    roll_at: u64,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, tail: Tail, marks: Marks) -> Self {
         Self {
+            roll_at: shared.config.segment_bytes,
             shared,
             tail,
             marks,
@@ -137,7 +144,7 @@ impl Writer {
     fn push(&mut self, record: Record) -> Position {
         let stored = record::stored_len(record.payload.len());
         let end = self.tail.end + (self.batch.bytes + stored) as u64;
-        let is_full = end > self.shared.config.segment_bytes;
+        let is_full = end > self.roll_at;
         if is_full || self.batch.bytes + stored > BATCH_BYTES {
             self.flush();
         }
@@ -200,16 +207,34 @@ impl Writer {
         Ok(())
     }
 
+    /// Begins a segment. Where the disk has no room for another file, the one
+    /// that there is goes on as long as it may.
     fn begin_segment(&mut self) -> io::Result<()> {
         let sequence = self.tail.sequence + 1;
         let shared = &self.shared;
-        let (file, tail) = create_segment(
+        let file = match shared
+            .disk
+            .create(&segment::path(&shared.config.dir, sequence))
+        {
+            // Only as nothing has come of it: a file with half a head would be in
+            // the way of the next attempt, and of recovery.
+            Err(error) if is_full(&error) && self.tail.end + OVERLONG_BYTES < MAX_SEGMENT_BYTES => {
+                tracing::warn!(%error, sequence, "no room for another segment; the last one goes on");
+                self.roll_at = self.tail.end + OVERLONG_BYTES;
+                return Ok(());
+            }
+            created => created?,
+        };
+        let config = &shared.config;
+        let tail = begin_segment(
             &*shared.disk,
-            &shared.config,
+            &*file,
+            config,
             sequence,
             self.tail.end,
             &self.marks,
         )?;
+        self.roll_at = config.segment_bytes;
         let mut segments = shared
             .segments
             .write()

@@ -197,4 +197,7 @@ bugs! {
         "raft::state_machine::tests::a_proposal_that_is_sent_again_is_applied_once";
     DoubtIsRefusal: P 12, "a write that may have happened is told as refused", Cluster,
         "replication::shortfall::tests::full_everywhere_is_an_answer_and_all_else_is_a_doubt";
+    LeaderUnfollowed: P 12, "a leader is named that no majority follows", Cluster,
+        "raft::heard::tests::a_leader_counts_while_it_is_heard_and_a_majority_answers_it",
+        "isolate" 1 "honesty";
 }

@@ -18,7 +18,11 @@ use tokio::time::Instant;
 use tonic::{Request, metadata::MetadataMap};
 
 use super::types::{TypeConfig, Vote};
-use crate::{NodeId, peer::identity::value};
+use crate::{
+    NodeId,
+    peer::identity::value,
+    planted::{self, Bug},
+};
 
 /// How long ago a majority answered the leader that sends this, in
 /// milliseconds; [`u64::MAX`] if none ever has.
@@ -71,6 +75,9 @@ impl Heard {
         if metrics.running_state.is_err() {
             return None;
         }
+        if planted::is(Bug::LeaderUnfollowed) {
+            return Some(NodeId(leader));
+        }
         let age = if leader == metrics.id {
             quorum_age(metrics)
         } else {
@@ -85,8 +92,8 @@ impl Heard {
 /// How long ago a majority answered this node, which leads. Nothing at all for
 /// one that votes alone, and none if none ever has.
 pub(super) fn quorum_age(metrics: &Metrics) -> Option<Duration> {
-    let mut voters = metrics.membership_config.membership().voter_ids();
-    if voters.by_ref().eq([metrics.id]) {
+    let membership = metrics.membership_config.membership();
+    if membership.voter_ids().eq([metrics.id]) {
         return Some(Duration::ZERO);
     }
     let at = metrics.last_quorum_acked?;

@@ -189,6 +189,13 @@ impl Cluster {
         }
     }
 
+    /// Lets go of everything: processes know the network, and it knows them.
+    pub(super) fn forget(&self) {
+        let nodes = std::mem::take(&mut *self.nodes());
+        self.network.forget();
+        drop(nodes);
+    }
+
     /// Numbers of the nodes whose process runs.
     pub(super) fn running(&self) -> Vec<usize> {
         let nodes = self.nodes();

@@ -137,7 +137,7 @@ where
     let guard = runtime.enter();
     let cluster = Cluster::new();
     drop(guard);
-    let world = cluster.world().clone();
+    let (world, rest) = (cluster.world().clone(), cluster.clone());
     let running = AssertUnwindSafe(|| runtime.block_on(script(cluster)));
     if let Err(panic) = catch_unwind(running) {
         let text = panic.downcast_ref::<String>().cloned();
@@ -146,6 +146,7 @@ where
     }
     let outcome = {
         let _guard = runtime.enter();
+        rest.forget();
         world.outcome()
     };
     // What is dropped with it draws from the generator still.

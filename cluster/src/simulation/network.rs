@@ -126,6 +126,12 @@ impl Network {
         self.reset(node);
     }
 
+    /// Lets go of those who listen.
+    pub(super) fn forget(&self) {
+        let state = std::mem::take(&mut *self.state());
+        drop(state);
+    }
+
     /// A node's process begins to listen.
     pub(super) fn listen(&self, node: usize, listener: Listener) {
         self.reset(node);

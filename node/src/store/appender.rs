@@ -296,7 +296,7 @@ impl Appender {
         self.seal();
         let core = &*self.core;
         core.volume.check_root()?;
-        core.volume.refresh_limit();
+        core.volume.refresh_room();
         let number = core.segments.next();
         if number == u32::MAX {
             return Err(Error::Exhausted("all segment numbers are used up".into()));

@@ -156,7 +156,7 @@ pub(super) fn run(core: &Arc<Core>) {
     while let Some(waiting) = core.keeper.take() {
         // A volume that has gone is fenced by this, which all that follows notices.
         let _ = core.volume.check_root();
-        core.volume.refresh_limit();
+        core.volume.refresh_room();
         remove_emptied(core);
         for Waiting {
             bytes,

@@ -119,7 +119,7 @@ impl LocalStore {
         let mut core = Core::new(config, volume);
         recover::create_folders(&core)?;
         recover::recover(&mut core)?;
-        core.volume.refresh_limit();
+        core.volume.refresh_room();
         let core = Arc::new(core);
         let appender = core.clone();
         let keeper = core.clone();
@@ -147,6 +147,7 @@ impl LocalStore {
             volume: match volume.fenced() {
                 Some(why) => why.to_owned(),
                 None if volume.used() >= volume.high_water() => "full".into(),
+                None if volume.is_out_of_files() => "full: no room for another file".into(),
                 None => "ok".into(),
             },
             version: env!("CARGO_PKG_VERSION").into(),
@@ -262,7 +263,7 @@ impl LocalStore {
         };
         let turn = core.uploads.clone().acquire_owned().await;
         let turn = turn.map_err(|_| appender::stopped())?;
-        core.volume.refresh_limit();
+        core.volume.refresh_room();
         let room = core.admit_adopted(len, coming).await?;
         let file = NewFile {
             digest,

@@ -35,6 +35,8 @@ pub(super) struct Volume {
     reserve: u64,
     /// Most that may be used: what is configured, or what the volume has if less.
     limit: AtomicU64,
+    /// Whether there is no room for another file, however few bytes it has.
+    out_of_files: AtomicBool,
     /// Written to segments and files, or promised to writes under way.
     used: AtomicU64,
     fenced: OnceLock<String>,
@@ -55,6 +57,7 @@ impl Volume {
             capacity: config.capacity_bytes,
             reserve,
             limit: AtomicU64::new(config.capacity_bytes - reserve),
+            out_of_files: AtomicBool::new(false),
             used: AtomicU64::new(0),
             fenced: OnceLock::new(),
             closed: AtomicBool::new(false),
@@ -192,8 +195,17 @@ impl Volume {
         limit - limit / 16
     }
 
-    /// Looks at how much room the volume really has.
-    pub(super) fn refresh_limit(&self) {
+    /// Whether no file could be created when it was looked last.
+    pub(super) fn is_out_of_files(&self) -> bool {
+        self.out_of_files.load(Relaxed)
+    }
+
+    /// Looks at how much room the volume really has, for bytes and for files.
+    pub(super) fn refresh_room(&self) {
+        match self.disk.free_files() {
+            Ok(files) => self.out_of_files.store(files == 0, Relaxed),
+            Err(error) => tracing::warn!(%error, "cannot tell how many files the volume takes"),
+        }
         match self.disk.free_bytes() {
             Ok(free) => {
                 let most = self.used().saturating_add(free).min(self.capacity);

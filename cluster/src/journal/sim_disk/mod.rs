@@ -355,6 +355,11 @@ impl Disk for SimDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         Ok(self.lock().free())
     }
+
+    fn free_files(&self) -> io::Result<u64> {
+        let state = self.lock();
+        Ok(state.files_max.saturating_sub(state.now.names.len()) as u64)
+    }
 }
 
 struct SimFile {

@@ -97,11 +97,12 @@ async fn a_volume_out_of_inodes_refuses_and_recovers() {
     let refused = put_bytes(&*store, sample(2, 2 << 20)).await.unwrap_err();
     assert!(matches!(refused, Error::Exhausted(_)), "{refused}");
     store.write_checkpoint();
-    assert_eq!(store.core.volume.fenced(), None);
+    assert_eq!(store.report().volume, "full: no room for another file");
     disk.set_files_max(usize::MAX);
     for (seed, len) in [(3, 9_000), (2, 2 << 20)] {
         put_bytes(&*store, sample(seed, len)).await.unwrap();
     }
+    assert_eq!(store.report().volume, "ok");
     let stream = store.get(kept, ByteRange::ALL).await.unwrap();
     assert_eq!(Digest::of(&collect(stream).await.unwrap()), kept);
 }
