@@ -27,7 +27,7 @@ use crate::{
     history,
     invariants::{bounds, convergence, logs},
     load::Nodes,
-    nemesis::{self, Needs, Script},
+    nemesis::{self, Hit, Needs, Script},
     oracle::doubt::Cut,
     rig::{self, Backing, room::Inside},
     scenario::{Limits, Scenario},
@@ -269,8 +269,16 @@ impl Ground for Staged {
     fn trouble(&mut self) -> Result<()> {
         let limits = self.limits.times(busy());
         let mut last = Look::take(&self.fleet)?;
+        // What was not said once is not waited for again.
+        let mut all_said = true;
+        let watch = |fleet: &mut Fleet, hits: &[Hit<'_>]| {
+            if all_said {
+                all_said = named::look(fleet, hits)?;
+            }
+            Ok(())
+        };
         self.script
-            .run_watched(&mut self.fleet, named::look, |fleet, step| {
+            .run_watched(&mut self.fleet, watch, |fleet, step| {
                 last = steps::judge(fleet, step, &last, limits)?;
                 Ok(())
             })

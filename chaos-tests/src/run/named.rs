@@ -82,13 +82,13 @@ struct Expected {
 }
 
 /// Looks for what the table has, in what every member says that can be asked.
-/// Where stores may fill, a node may be full besides.
-pub(super) fn look(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
+/// Where stores may fill, a node may be full besides. Whether all was said.
+pub(super) fn look(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<bool> {
     let Some(Expected { said, apart }) = expected(hits) else {
-        return Ok(());
+        return Ok(true);
     };
     if said.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let members = fleet.members();
     let is_away = |number: &usize| said.get(number) == Some(&Said::Down);
@@ -121,12 +121,12 @@ pub(super) fn look(fleet: &mut Fleet, hits: &[Hit<'_>]) -> Result<()> {
             let detail = json!({"node": fleet.node(number).name, "why": format!("{why:#}")});
             fleet.events().enter(UNNAMED, detail);
             // The others are not waited for as well.
-            return Ok(());
+            return Ok(false);
         }
         let told = json!({"node": fleet.node(number).name, "what": format!("{broken:?}")});
         fleet.events().enter("named", told);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Waits until a node names all of it, on each of its pages.
