@@ -82,13 +82,16 @@ impl GrpcPeers {
         Ok(link)
     }
 
-    /// One call on a connection, within a deadline.
-    pub(super) async fn call<M, T, F>(
+    /// One call, within a deadline. Every call may be made twice: over a
+    /// connection that breaks under it and was there before, it is made again
+    /// over another. A peer that lost power, or a network that forgot about us,
+    /// is else found out at the cost of whoever calls next.
+    pub(super) async fn call<M: Clone, T, F>(
         &self,
         to: NodeId,
         deadline: Duration,
         message: M,
-        send: impl FnOnce(PeerClient<Channel>, Request<M>) -> F,
+        send: impl Fn(PeerClient<Channel>, Request<M>) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -100,22 +103,25 @@ impl GrpcPeers {
             cause: "the cluster has not begun".into(),
         })?;
         let called = async {
-            let connection = link.connection(&self.dial).await?;
-            let mut request = Request::new(message);
-            stamp(&mut request, cluster, self.me, to);
-            let answer = send(client(&connection), request).await;
-            match answer {
-                Ok(answer) => Ok(answer.into_inner()),
-                Err(status) => {
-                    self.removal.listen(&status);
-                    let error = error_of(to, &status);
-                    if misled(&status) {
-                        link.misled(&connection, status.message()).await;
-                    } else if let Error::Unreachable { .. } = error {
-                        link.forget(&connection).await;
-                    }
-                    Err(error)
+            let mut connection = link.connection(&self.dial).await?;
+            loop {
+                let mut request = Request::new(message.clone());
+                stamp(&mut request, cluster, self.me, to);
+                let status = match send(client(&connection), request).await {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    Err(status) => status,
+                };
+                self.removal.listen(&status);
+                let error = error_of(to, &status);
+                if misled(&status) {
+                    link.misled(&connection, status.message()).await;
+                } else if let Error::Unreachable { .. } = error
+                    && let Some(another) = link.another(&self.dial, &connection).await
+                {
+                    connection = another?;
+                    continue;
                 }
+                return Err(error);
             }
         };
         within(to, deadline, called).await

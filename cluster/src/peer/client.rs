@@ -1,13 +1,17 @@
 //! [`Peers`] over gRPC: each call as a message.
 
+use std::future::ready;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
 use weir_proto::cluster::{
     FindMissingRequest, GetRequest, ListRequest, OfferRequest, PutBatchRequest, PutRequest,
-    PutResponse, ReportRequest, ScrubRequest, SummariesRequest, put_request,
+    PutResponse, ReportRequest, ScrubRequest, SummariesRequest, peer_client::PeerClient,
+    put_request,
 };
 
 pub use super::{
@@ -18,6 +22,7 @@ pub use super::{
 use super::{
     Peers, Report,
     call::{QUICK_DEADLINE, READ_DEADLINE, miscounted},
+    dial::Channel,
     repair_wire::{
         pack_held, report_of, unpack_held, unpack_summaries, unpack_verdicts, version_message,
         version_of,
@@ -80,7 +85,6 @@ impl Peers for GrpcPeers {
     }
 
     async fn put(&self, to: NodeId, epoch: Epoch, digest: Digest) -> Result<Put, Error> {
-        let (messages, queue) = mpsc::channel(CHUNKS_AHEAD);
         let start = PutRequest {
             start: Some(put_request::Start {
                 space: space(),
@@ -89,15 +93,14 @@ impl Peers for GrpcPeers {
             }),
             ..PutRequest::default()
         };
-        let ahead = stream::once(std::future::ready(start)).chain(ReceiverStream::new(queue));
-        let mut answers = self
-            .call(
-                to,
-                QUICK_DEADLINE,
-                ahead,
-                |mut client, request| async move { client.put(request).await },
-            )
-            .await?;
+        let begin = |mut client: PeerClient<Channel>, request: Request<PutRequest>| async move {
+            let (messages, queue) = mpsc::channel(CHUNKS_AHEAD);
+            let queue = ReceiverStream::new(queue);
+            let ahead = request.map(|start| stream::once(ready(start)).chain(queue));
+            let answer = client.put(ahead).await?;
+            Ok(answer.map(|answers| (messages, answers)))
+        };
+        let (messages, mut answers) = self.call(to, QUICK_DEADLINE, start, begin).await?;
         let first = within(to, QUICK_DEADLINE, next_of(to, &mut answers)).await?;
         match first {
             Some(PutResponse { present: true, .. }) => Ok(Put::Present),

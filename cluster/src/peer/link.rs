@@ -34,6 +34,7 @@ pub(crate) struct Link {
     address: String,
     connections: [tokio::sync::Mutex<Option<Connection>>; CONNECTIONS],
     turn: AtomicUsize,
+    opened: AtomicUsize,
     // A std mutex: held for short synchronous sections.
     refusal: Mutex<Refusal>,
 }
@@ -42,7 +43,10 @@ pub(crate) struct Link {
 pub(crate) struct Connection {
     pub(crate) channel: Channel,
     place: usize,
+    /// Of those that this link has opened.
     number: usize,
+    /// Whether it was opened for the call that got it.
+    is_new: bool,
 }
 
 #[derive(Default)]
@@ -59,6 +63,7 @@ impl Link {
             address,
             connections: Default::default(),
             turn: AtomicUsize::new(0),
+            opened: AtomicUsize::new(0),
             refusal: Mutex::default(),
         }
     }
@@ -69,9 +74,27 @@ impl Link {
 
     /// A connection, by turns.
     pub(crate) async fn connection(&self, dial: &Dial) -> Result<Connection, Error> {
+        let place = self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS;
+        self.connection_at(place, dial).await
+    }
+
+    /// A connection in the place of one that broke under a call, which may have
+    /// been dead for long. None if it was opened for that call: then the peer is
+    /// at fault.
+    pub(crate) async fn another(
+        &self,
+        dial: &Dial,
+        broken: &Connection,
+    ) -> Option<Result<Connection, Error>> {
+        self.forget(broken).await;
+        match broken.is_new {
+            true => None,
+            false => Some(self.connection_at(broken.place, dial).await),
+        }
+    }
+
+    async fn connection_at(&self, place: usize, dial: &Dial) -> Result<Connection, Error> {
         self.fail_fast()?;
-        let number = self.turn.fetch_add(1, Ordering::Relaxed);
-        let place = number % CONNECTIONS;
         // Whoever else needs this connection waits for the same attempt.
         let mut connection = self.connections[place].lock().await;
         if let Some(connection) = &*connection {
@@ -85,9 +108,14 @@ impl Link {
                 let opened = Connection {
                     channel,
                     place,
-                    number,
+                    number: self.opened.fetch_add(1, Ordering::Relaxed),
+                    is_new: false,
                 };
-                return Ok(connection.insert(opened).clone());
+                *connection = Some(opened.clone());
+                return Ok(Connection {
+                    is_new: true,
+                    ..opened
+                });
             }
             Ok(Err(cause)) => cause,
             Err(_) => format!("no connection within {CONNECT_DEADLINE:?}"),

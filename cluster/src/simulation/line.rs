@@ -1,6 +1,9 @@
 //! A connection: calls of one node at the services of another.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Weak,
+    task::{Context, Poll},
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
@@ -22,7 +25,7 @@ pub(super) struct Line {
     pub(super) network: Network,
     pub(super) from: usize,
     pub(super) to: usize,
-    pub(super) far: Listener,
+    pub(super) far: Weak<Listener>,
     pub(super) broken: CancellationToken,
 }
 
@@ -55,6 +58,10 @@ impl Line {
     /// Has the other side answer, unless the connection breaks or the caller
     /// gives up, which is heard as late as everything else.
     async fn serve(self, request: Request<Body>, mut answer: Answer) {
+        // All is over.
+        let Some(far) = self.far.upgrade() else {
+            return;
+        };
         let (from, to) = (self.from, self.to);
         let path = request.uri().path();
         let what = path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -62,11 +69,11 @@ impl Line {
             self.network.pass(from, to).await;
             self.network.arrived(from, to, &what);
             let request = request.map(|body| self.carry((from, to), what.clone(), body));
-            let serving = self.far.services.clone().oneshot(request);
+            let serving = far.services.clone().oneshot(request);
             let response = tokio::select! {
                 biased;
                 // Without power, nobody hears of it.
-                () = self.far.life.cancelled() => std::future::pending().await,
+                () = far.life.cancelled() => std::future::pending().await,
                 response = serving => response,
             };
             self.network.pass(to, from).await;

@@ -89,6 +89,24 @@ pub(crate) fn power_cuts(seed: u64) -> Outcome {
     })
 }
 
+/// Every connection breaks while nobody uses it.
+pub(crate) fn broken_connections(seed: u64) -> Outcome {
+    simulate(seed, |cluster| async move {
+        cluster.begin(4).await;
+        let clients = clients::start(&cluster);
+        cluster::pause(2_000..3_000).await;
+        clients.stop().await;
+        cluster.converge().await;
+        // Through every node, so that each has connections to all others.
+        for _ in 0..3 {
+            cluster.read_all().await;
+            for number in cluster.running() {
+                cluster.network.reset(number);
+            }
+        }
+    })
+}
+
 /// An older copy of a node's volume is started while nobody hears it, and is
 /// heard later: it must not take part.
 pub(crate) fn older_copy(seed: u64) -> Outcome {

@@ -42,7 +42,10 @@ pub(super) struct Network {
 
 #[derive(Default)]
 struct State {
-    listeners: BTreeMap<usize, Listener>,
+    listeners: BTreeMap<usize, Arc<Listener>>,
+    /// Everybody who ever listened: messages are under way to those who have
+    /// ended. Lines do not own them, since they know lines.
+    kept: Vec<Arc<Listener>>,
     connections: Vec<(usize, usize, CancellationToken)>,
     /// Directions in which nothing arrives.
     cuts: BTreeSet<(usize, usize)>,
@@ -53,7 +56,6 @@ struct State {
 }
 
 /// What a process serves until its life ends.
-#[derive(Clone)]
 pub(super) struct Listener {
     pub(super) services: Routes,
     pub(super) life: CancellationToken,
@@ -126,7 +128,7 @@ impl Network {
         self.reset(node);
     }
 
-    /// Lets go of those who listen.
+    /// Lets go of those who listened.
     pub(super) fn forget(&self) {
         let state = std::mem::take(&mut *self.state());
         drop(state);
@@ -135,8 +137,10 @@ impl Network {
     /// A node's process begins to listen.
     pub(super) fn listen(&self, node: usize, listener: Listener) {
         self.reset(node);
+        let listener = Arc::new(listener);
         self.change(|state| {
             state.dark.remove(&node);
+            state.kept.push(Arc::clone(&listener));
             state.listeners.insert(node, listener);
         });
     }
@@ -163,7 +167,7 @@ impl Network {
         if life.is_cancelled() {
             return None;
         }
-        let far = self.state().listeners.get(&to).cloned()?;
+        let far = self.state().listeners.get(&to).map(Arc::downgrade)?;
         let broken = CancellationToken::new();
         self.state().connections.push((from, to, broken.clone()));
         Some(Line {

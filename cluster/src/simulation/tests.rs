@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Outcome, older_copy, power_cuts, run,
+    Outcome, broken_connections, older_copy, power_cuts, run,
     sight::{leader_in_the_way, minority},
 };
 use crate::planted;
@@ -138,6 +138,14 @@ fn seeds_of_faults_break_no_promise() {
 fn power_cuts_of_all_nodes_lose_nothing() {
     for seed in 0..3 {
         assert_eq!(complaint(seed, &power_cuts(seed)), None);
+    }
+}
+
+/// P8: what can be reached is read, although what led there before is dead.
+#[test]
+fn broken_connections_cost_no_read() {
+    for seed in 0..3 {
+        assert_eq!(complaint(seed, &broken_connections(seed)), None);
     }
 }
 
