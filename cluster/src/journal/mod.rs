@@ -82,7 +82,8 @@ const QUEUED_RECORD_BYTES: usize = 256;
 pub struct JournalConfig {
     /// The folder; created if missing.
     pub dir: PathBuf,
-    /// A segment that has reached this many bytes is followed by a new one.
+    /// A segment that has reached this many bytes is followed by a new one, if
+    /// the disk has room for another file.
     pub segment_bytes: u64,
 }
 

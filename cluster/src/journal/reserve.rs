@@ -193,13 +193,10 @@ impl Disk for ReservedDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let disk = &self.reserve.disk;
-        let created = match patiently(|| disk.create(path)) {
-            // It is a file that there is no room for, and not its bytes.
-            Err(error) if is_full(&error) && disk.free_files().is_ok_and(|files| files == 0) => {
-                Err(error)
-            }
-            Err(error) if is_full(&error) => self.reserve.make_room(|| disk.create(path)),
-            created => created,
+        // Bytes that are given up make no room for a file.
+        let created = match disk.free_files() {
+            Ok(0) => patiently(|| disk.create(path)),
+            _ => self.reserve.make_room(|| disk.create(path)),
         };
         created.map(|file| self.file(file))
     }

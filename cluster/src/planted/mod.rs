@@ -66,7 +66,9 @@ fn reached(bug: Bug) -> String {
 
 #[cfg(any(test, debug_assertions))]
 fn chosen() -> Option<Bug> {
-    let name = std::env::var(VARIABLE).ok()?;
+    let name = std::env::var(VARIABLE)
+        .ok()
+        .filter(|name| !name.is_empty())?;
     let planted = BUGS.iter().find(|planted| planted.name == name);
     let planted = planted.unwrap_or_else(|| panic!("{VARIABLE}: no bug is named {name}"));
     Some(planted.bug)

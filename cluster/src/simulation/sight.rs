@@ -103,7 +103,9 @@ async fn begin(cluster: &Cluster) -> usize {
             process.is_some_and(|process| process.consensus.roles().voters.len() == NODES)
         })
     };
-    cluster::within(ELECTION, all_vote).await;
+    if !cluster::within(ELECTION, all_vote).await {
+        cluster.world().violation("not all nodes vote".into());
+    }
     elected(cluster, &everyone()).await
 }
 
