@@ -108,7 +108,8 @@ impl Target {
     }
 
     /// Puts the work of a scenario on it, and its own faults in an order that
-    /// follows from the seed. The folder keeps everything.
+    /// follows from the seed. The folder keeps everything. An error if it does not
+    /// become whole before that.
     pub fn run(
         &self,
         scenario: &Scenario,
@@ -130,6 +131,11 @@ impl Target {
             start,
             events: RefCell::new(File::create(dir.join("events.jsonl"))?),
         };
+        // Else it could not be told in the end what came of the faults.
+        ground.note("waits until the cluster is whole", json!({}));
+        ground
+            .settle()
+            .context("the cluster is not whole, and nothing was done to it yet")?;
         let mut work = scenario.work.fetches_times(fetches_times);
         work.reads = match self.reads {
             ReadMode::Available => Reads::Available,
