@@ -100,7 +100,7 @@ bugs! {
     LogSyncSkipped: P 3, "entries of the log are not synced", Cluster,
         "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe" or one of 10;
     EntryToldBeforeSync: P 3, "entries of the log are told safe before they are written", Cluster,
-        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe" or one of 40;
+        "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe";
     VoteInMemory: P 3, "a vote is kept in memory alone", Cluster,
         "raft::log_store::tests::a_power_cut_anywhere_loses_nothing_that_was_told_safe" or one of 20;
     TornSnapshotTaken: P 3, "a snapshot is taken without reading it to the end", Cluster,
