@@ -15,18 +15,12 @@ use std::{
 
 use openraft::{Instant as _, type_config::TypeConfigExt};
 use tokio::time::Instant;
-use tonic::{Request, metadata::MetadataMap};
 
 use super::types::{TypeConfig, Vote};
 use crate::{
     NodeId,
-    peer::identity::value,
     planted::{self, Bug},
 };
-
-/// How long ago a majority answered the leader that sends this, in
-/// milliseconds; [`u64::MAX`] if none ever has.
-const QUORUM_KEY: &str = "weir-quorum-ms";
 
 type Metrics = openraft::RaftMetrics<TypeConfig>;
 
@@ -47,11 +41,10 @@ struct Word {
 }
 
 impl Heard {
-    /// Takes note of a leader's message. That of an earlier term counts no more.
-    pub(super) fn note(&self, vote: &Vote, metadata: &MetadataMap) {
-        // A node of a version that does not say it is believed.
-        let age = value(metadata, QUORUM_KEY).unwrap_or(0);
-        let at = Instant::now().checked_sub(Duration::from_millis(age));
+    /// Takes note of a leader's message, which says how long ago a majority
+    /// answered it. That of an earlier term counts no more.
+    pub(super) fn note(&self, vote: &Vote, age: Duration) {
+        let at = Instant::now().checked_sub(age);
         let Some(at) = at.filter(|_| vote.committed) else {
             return;
         };
@@ -100,13 +93,6 @@ pub(super) fn quorum_age(metrics: &Metrics) -> Option<Duration> {
     Some(TypeConfig::now().saturating_duration_since(*at))
 }
 
-/// Says in a leader's message how long ago a majority answered it.
-pub(super) fn say<T>(request: &mut Request<T>, metrics: &Metrics) {
-    let age = quorum_age(metrics).map_or(u128::MAX, |age| age.as_millis());
-    let age = u64::try_from(age).unwrap_or(u64::MAX);
-    request.metadata_mut().insert(QUORUM_KEY, age.into());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,12 +106,9 @@ mod tests {
         metrics
     }
 
-    fn note(heard: &Heard, term: u64, leader: u64, said: Option<u64>) {
-        let mut request = Request::new(());
-        if let Some(age) = said {
-            request.metadata_mut().insert(QUORUM_KEY, age.into());
-        }
-        heard.note(&Vote::new_committed(term, leader), request.metadata());
+    fn note(heard: &Heard, term: u64, leader: u64, age_ms: u64) {
+        let vote = Vote::new_committed(term, leader);
+        heard.note(&vote, Duration::from_millis(age_ms));
     }
 
     #[tokio::test(start_paused = true)]
@@ -133,31 +116,31 @@ mod tests {
         let (heard, metrics) = (Heard::default(), follower_of(2));
         let follows = |heard: &Heard| heard.followed(&metrics, LIMIT) == Some(NodeId(2));
         assert!(!follows(&heard), "it was heard in an earlier life");
-        note(&heard, 5, 2, Some(u64::MAX));
+        note(&heard, 5, 2, u64::MAX);
         assert!(!follows(&heard), "no majority has answered it");
-        note(&heard, 5, 2, Some(100));
+        note(&heard, 5, 2, 100);
         assert!(follows(&heard));
         tokio::time::advance(Duration::from_millis(1_000)).await;
         assert!(follows(&heard));
         // It is heard still, and its majority is as long ago as before.
-        note(&heard, 5, 2, Some(1_100));
+        note(&heard, 5, 2, 1_100);
         tokio::time::advance(Duration::from_millis(100)).await;
         assert!(!follows(&heard));
-        note(&heard, 5, 2, None);
-        assert!(follows(&heard), "an older version says nothing of it");
+        note(&heard, 5, 2, 0);
+        assert!(follows(&heard));
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_the_leader_of_the_last_term_counts() {
         let heard = Heard::default();
-        note(&heard, 5, 2, Some(0));
+        note(&heard, 5, 2, 0);
         assert_eq!(heard.followed(&follower_of(3), LIMIT), None);
-        note(&heard, 6, 3, Some(50));
+        note(&heard, 6, 3, 50);
         // What was sent before comes late.
-        note(&heard, 5, 2, Some(0));
+        note(&heard, 5, 2, 0);
         assert_eq!(heard.followed(&follower_of(3), LIMIT), Some(NodeId(3)));
         assert_eq!(heard.followed(&follower_of(2), LIMIT), None);
-        heard.note(&Vote::new(7, 2), Request::new(()).metadata());
+        heard.note(&Vote::new(7, 2), Duration::ZERO);
         assert_eq!(
             heard.followed(&follower_of(2), LIMIT),
             None,

@@ -44,7 +44,7 @@ use weir_proto::cluster::{
 use super::{
     forms::{ForwardAnswer, ReadIndexAnswer, TransferForm},
     gate::Gate,
-    heard,
+    heard::quorum_age,
     snapshot::Snapshots,
     types::{Proposal, RaftNode, Snapshot, SnapshotFile, TypeConfig, Vote},
     wire::{self, Wire},
@@ -71,6 +71,10 @@ pub(super) const MESSAGE_LIMIT_BYTES: usize = 64 << 20;
 /// does not fit in that it would send again for ever. It ends heartbeats after
 /// an interval itself.
 const APPEND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long ago a majority answered the leader that sends entries, in
+/// milliseconds; [`u64::MAX`] if none ever has.
+pub(super) const QUORUM_KEY: &str = "weir-quorum-ms";
 
 /// How long a snapshot may take in all. A million refs are some hundred MiB.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
@@ -337,7 +341,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let metrics = self.network.shared.metrics.get();
         self.call(&request, APPEND_DEADLINE, |mut peer, mut message| {
             if let Some(metrics) = metrics {
-                heard::say(&mut message, &metrics.borrow_watched());
+                let age = quorum_age(&metrics.borrow_watched());
+                let age_ms = age.map_or(u64::MAX, |age| age.as_millis() as u64);
+                message.metadata_mut().insert(QUORUM_KEY, age_ms.into());
             }
             async move { peer.append_entries(message).await }
         })

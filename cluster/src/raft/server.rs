@@ -27,7 +27,7 @@ use super::{
     forms::{ForwardAnswer, Forwarded, ReadIndexAnswer, TransferForm},
     gate::{Gate, Stranger},
     heard::Heard,
-    network::{MESSAGE_LIMIT_BYTES, SnapshotHead},
+    network::{MESSAGE_LIMIT_BYTES, QUORUM_KEY, SnapshotHead},
     snapshot::Snapshots,
     types::{LogId, Proposal, TypeConfig, Vote},
     wire::{self, Wire},
@@ -146,9 +146,11 @@ impl RaftApi for Service {
     }
 
     async fn append_entries(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
-        let metadata = request.metadata().clone();
+        // A node of a version that does not say it is believed.
+        let age_ms = identity::value(request.metadata(), QUORUM_KEY).unwrap_or(0);
         let request: AppendEntriesRequest<TypeConfig> = self.read_from_voter(request)?;
-        self.heard.note(&request.vote, &metadata);
+        self.heard
+            .note(&request.vote, Duration::from_millis(age_ms));
         answer(&self.raft.append_entries(request).await.map_err(stopped)?)
     }
 
