@@ -45,8 +45,9 @@ pub(crate) struct Connection {
     place: usize,
     /// Of those that this link has opened.
     number: usize,
-    /// Whether it was opened for the call that got it.
-    is_new: bool,
+    /// Whether the call that got it is not to get another: it was opened for that
+    /// call, or took the place of one that broke under it.
+    is_last: bool,
 }
 
 #[derive(Default)]
@@ -79,18 +80,22 @@ impl Link {
     }
 
     /// A connection in the place of one that broke under a call, which may have
-    /// been dead for long. None if it was opened for that call: then the peer is
-    /// at fault.
+    /// been dead for long. None if it was opened for that call, or was given so
+    /// itself: then the peer is at fault.
     pub(crate) async fn another(
         &self,
         dial: &Dial,
         broken: &Connection,
     ) -> Option<Result<Connection, Error>> {
         self.forget(broken).await;
-        match broken.is_new {
-            true => None,
-            false => Some(self.connection_at(broken.place, dial).await),
+        if broken.is_last {
+            return None;
         }
+        let another = self.connection_at(broken.place, dial).await;
+        Some(another.map(|connection| Connection {
+            is_last: true,
+            ..connection
+        }))
     }
 
     async fn connection_at(&self, place: usize, dial: &Dial) -> Result<Connection, Error> {
@@ -109,11 +114,11 @@ impl Link {
                     channel,
                     place,
                     number: self.opened.fetch_add(1, Ordering::Relaxed),
-                    is_new: false,
+                    is_last: false,
                 };
                 *connection = Some(opened.clone());
                 return Ok(Connection {
-                    is_new: true,
+                    is_last: true,
                     ..opened
                 });
             }
