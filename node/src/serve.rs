@@ -32,6 +32,7 @@ use crate::{
     assemble::Node,
     config::{Config, ListenConfig},
     data_dir::DataDir,
+    telemetry,
 };
 
 /// How long clients may take to finish what is under way when a node stops.
@@ -96,6 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     info!("stopping");
     node.leave().await;
     client.stop().await;
+    telemetry::raft_ends();
     node.stop_agreement().await;
     peer.stop().await;
     admin.stop().await;
