@@ -22,9 +22,6 @@ use crate::{
 /// Files that an error lists.
 const LISTED: usize = 8;
 
-/// What a node may say at level ERROR when all end at once.
-const ENDING: [&str; 2] = ["raft stopped", "failed to receive from RaftCore"];
-
 /// Ends all nodes in good order, and insists that every blob that was promised
 /// or that anybody holds is on its owners and nowhere else. The cluster has
 /// settled, and nothing was written since. Gives the number of blobs.
@@ -66,12 +63,6 @@ pub(super) fn nothing_is_left_behind(fleet: &Fleet) -> Result<()> {
         files.len()
     );
     Ok(())
-}
-
-/// Texts of errors that the end of all nodes explains, beside those of a run.
-pub(super) fn explained(mut texts: Vec<&'static str>) -> Vec<&'static str> {
-    texts.extend(ENDING);
-    texts
 }
 
 /// Who owns what, worked out from a status.

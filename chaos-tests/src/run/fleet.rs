@@ -168,7 +168,8 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
     let taken = watch.finish();
     report.figures.rss_peak_bytes = bounds::rss_peak(&taken);
     note(report, "bounds", bounds::check(&taken, BOUNDS));
-    let logs = logs::check(trial.dir(), &scenario.explained());
+    let explained = scenario.explained();
+    let logs = logs::check(trial.dir(), &explained);
     note(report, "logs", logs.map(drop));
     if ground_is_real {
         let shown = logs::shown(trial.dir(), scenario.shown_by);
@@ -190,7 +191,7 @@ fn stage(trial: &Trial, orders: Orders, report: &mut Report) -> Result<()> {
         let left = at_rest::nothing_is_left_behind(fleet);
         note(report, "leftovers", left);
         // Once more, with what nodes said at their end.
-        let logs = logs::check(trial.dir(), &at_rest::explained(scenario.explained()));
+        let logs = logs::check(trial.dir(), &explained);
         note(report, "logs at the end", logs.map(drop));
     }
     drop(ground);

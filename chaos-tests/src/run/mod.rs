@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  fleet ──► work begins ──► faults, healed ──► settled ──► full scan ──► verdict ──► copies counted
-//!  ground      work          scenario::Plan,    invariants               judge,      at_rest
-//!                            named                                       record
+//!  ground    work            scenario::Plan,    invariants   scan         judge,      at_rest
+//!                            named                                        record
 //! ```
 //!
 //! - [`Ground`](ground::Ground) is what a run stands on: a fleet of its own, or
@@ -26,6 +26,7 @@ mod named;
 mod play;
 mod record;
 mod report;
+mod scan;
 mod steps;
 mod tally;
 pub mod target;

@@ -11,30 +11,21 @@ use super::{
     judge::{Terms, judge},
     record::{self, Record},
     report::{COURSE, Report},
+    scan,
     work::{Built, Kind, Part, Worked, Working},
 };
 use crate::{
     builds::Builders,
     history::{Clock, Operation, Outcome},
-    invariants::{availability, complete, convergence, durable, pace},
+    invariants::{availability, convergence, pace},
     load::{
         content::Name,
-        ledger::{self, Entry},
+        ledger,
         meter::{self, Rpc},
     },
     oracle::doubt::Doubt,
     scenario::{Limits, Work},
 };
-
-/// How long "not now" is asked again by the full scan.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Leases that end sooner may do so during the full scan.
-const SCAN: Duration = Duration::from_secs(30);
-
-/// Parts are read of about so many blobs, each read on its own; the others are
-/// read whole, many in a message.
-const IN_PARTS: usize = 64;
 
 /// The longest that a run waits until all is settled: it has to say who is not
 /// before it is taken for one that hangs.
@@ -249,10 +240,7 @@ fn judge_all(
         note(report, name, done.insist());
         let mut entries = done.ledger.entries();
         entries.retain(|entry| !terms.doubt.covers(entry.at));
-        if let Some(lease) = plot.lease {
-            let end = clock.now() + SCAN.as_micros() as u64;
-            entries.retain(|entry| entry.at + lease.as_micros() as u64 > end);
-        }
+        let ended = scan::ended(&mut entries, plot.lease, clock);
         let counts = json!({
             "load": name, "operations": done.history.len(), "acknowledged": entries.len(),
             "counts": done.counts, "calls": done.report.summary().to_string(),
@@ -266,9 +254,14 @@ fn judge_all(
         ends.extend(answered.map(|op| op.end));
         // A cluster that is not whole has promised none of this.
         if is_whole {
-            match scan(ground, plot, &entries, clock, report) {
-                Ok(read) => history.extend(read),
-                Err(error) => note(report, name, Err(error)),
+            for read in [
+                scan::all(ground, plot.seed, &entries, clock, report),
+                scan::whole_or_gone(ground, &ended, clock, report),
+            ] {
+                match read {
+                    Ok(read) => history.extend(read),
+                    Err(error) => note(report, name, Err(error)),
+                }
             }
         }
         record::save_history(dir, kind, &history)?;
@@ -288,31 +281,6 @@ fn judge_all(
         note(report, "pace", kept);
     }
     Ok(played)
-}
-
-/// Reads everything back that was promised; gives the reads of refs.
-fn scan(
-    ground: &dyn Ground,
-    plot: &Plot<'_>,
-    entries: &[Entry],
-    clock: Clock,
-    report: &mut Report,
-) -> Result<Vec<Operation>> {
-    let _inside = ground.enter()?;
-    let urls = ground.urls();
-    let names = ledger::blobs(entries);
-    let depth = durable::Depth {
-        seed: plot.seed,
-        parts_every: names.len().div_ceil(IN_PARTS),
-        patience: PATIENCE,
-    };
-    match durable::check(&urls, &names, depth) {
-        Ok(reads) => report.reads += reads as u64,
-        Err(error) => note(report, "durable", Err(error)),
-    }
-    let read = complete::check(&urls, entries, clock, PATIENCE)?;
-    report.reads += read.len() as u64;
-    Ok(read)
 }
 
 /// Insists on the limits for those calls that were made, or on an answer to

@@ -284,20 +284,15 @@ fn explains(fault: &'static str) -> Vec<&'static str> {
         "cannot read the header of a segment",
     ];
     const IDENTITY: &[&str] = &["this node may not take part in the cluster"];
-    // What peers still send to a node that ends finds nobody.
-    const ENDING: &[&str] = &["raft stopped", "failed to receive from RaftCore"];
     let texts: &[&[&str]] = match fault {
         "torn-cut" | "torn-cut-all" | "write-errors" | "sync-errors" | "disk-full"
         | "inodes-full" | "read-only" | "vanish" | "power-cut" | "power-cut-leader"
         | "power-cut-all" | "zone-loss" | "starve-files" => &[FILES],
         "rot" | "read-errors" => &[FILES, DAMAGE],
         "damage-journal" | "damage-tail" | "damage-snapshot" | "damage-state" => {
-            &[FILES, DAMAGE, IDENTITY, ENDING]
+            &[FILES, DAMAGE, IDENTITY]
         }
-        "stop" | "stop-leader" => &[ENDING],
-        "removed-returns" | "removed-unaware" | "old-image" | "replace" | "churn" => {
-            &[IDENTITY, ENDING]
-        }
+        "removed-returns" | "removed-unaware" | "old-image" | "replace" | "churn" => &[IDENTITY],
         _ => &[],
     };
     texts
