@@ -53,9 +53,7 @@ pub(super) fn all(
         Ok(reads) => report.reads += reads as u64,
         Err(error) => note(report, "durable", Err(error)),
     }
-    let read = complete::check(&urls, promised, clock, PATIENCE)?;
-    report.reads += read.len() as u64;
-    Ok(read)
+    walk(&urls, promised, clock, report)
 }
 
 /// Insists that no ref whose lease has [`ended`] is there by half: its blobs may
@@ -66,15 +64,27 @@ pub(super) fn whole_or_gone(
     clock: Clock,
     report: &mut Report,
 ) -> Result<Vec<Operation>> {
-    let _inside = ground.enter()?;
-    let mut read = complete::check(&ground.urls(), ended, clock, PATIENCE)?;
-    let asked = read.len();
-    report.reads += asked as u64;
-    read.retain(|read| read.value != ABSENT);
-    if asked > 0 {
-        let counts = json!({"reads": asked, "whole": read.len()});
-        ground.note("read after the leases", counts);
+    if ended.is_empty() {
+        return Ok(Vec::new());
     }
+    let _inside = ground.enter()?;
+    let mut read = walk(&ground.urls(), ended, clock, report)?;
+    let asked = read.len();
+    read.retain(|read| read.value != ABSENT);
+    let counts = json!({"reads": asked, "whole": read.len()});
+    ground.note("read after the leases", counts);
+    Ok(read)
+}
+
+/// Reads each ref and all that it names; none may be there by half.
+fn walk(
+    urls: &[String],
+    entries: &[Entry],
+    clock: Clock,
+    report: &mut Report,
+) -> Result<Vec<Operation>> {
+    let read = complete::check(urls, entries, clock, PATIENCE)?;
+    report.reads += read.len() as u64;
     Ok(read)
 }
 
